@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// The only place that asks which compiler runs. Three kinds of translation unit exist:
+//   host      plain C++: bindings, CPU paths.
+//   device    nvcc, both of its passes.
+//   emulated  plain C++ with FASTDET_EMULATED defined and the emulator of tests/native in front: kernels run on the CPU.
+#pragma once
+
+#include <climits>  // pulls in the C library's own macros, which FD_TARGET_CLONES asks for
+
+#if defined(__CUDACC__) && defined(FASTDET_EMULATED)
+#error "FASTDET_EMULATED is for a host compiler, not for nvcc"
+#endif
+
+// FD_HD: inline function of host and device: what decides (comparisons, keys, rounding) is written once with it.
+// FD_D:  inline function of the device only. Undefined in host files, which have no business calling one.
+#if defined(__CUDACC__)
+#define FD_HD __host__ __device__ inline
+#define FD_D __device__ __forceinline__
+#elif defined(FASTDET_EMULATED)
+#define FD_HD inline
+#define FD_D inline
+#else
+#define FD_HD inline
+#endif
+
+#if defined(_MSC_VER)
+#define FD_RESTRICT __restrict
+#else
+#define FD_RESTRICT __restrict__
+#endif
+
+// FD_TARGET_CLONES: compile a host function once per instruction set and pick one at load time. It selects through an
+// ifunc, which needs glibc; elsewhere the one baseline version remains. Put it on the loop, not on what the loop calls:
+// callees must be inlined to profit.
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && \
+    !defined(__CUDACC__) && !defined(FASTDET_EMULATED)
+#define FD_TARGET_CLONES __attribute__((target_clones("default", "avx2", "avx512f")))
+#else
+#define FD_TARGET_CLONES
+#endif

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Assign, then lose: AlignedOTA, quality focal loss, GIoU and distribution focal loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastdet import assign, losses
+from fastdet.assign import PaddedTargets
+from fastdet.models.heads import boxes_to_distances, distances_to_boxes, expected_distances
+
+
+class Assigned(NamedTuple):
+    """Training targets of every point of a batch.
+
+    labels: [B, A] int64, C = background. label_scores: [B, A] float32, 0 for background. boxes: [B, A, 4] xyxy input
+    pixels; distances: [B, A, 4] in strides, both zero for background. num_pos: [B] int32.
+    """
+
+    labels: Tensor
+    label_scores: Tensor
+    boxes: Tensor
+    distances: Tensor
+    num_pos: Tensor
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """DAMO-YOLO's training loss. All shapes depend on sizes known to the host, so no value is read back from a device.
+
+    The published constants are the defaults. ``num_pos`` and the sum of box weights are at least 1 as divisors, so a
+    batch without positives gives a finite loss and zero box gradients.
+    """
+
+    num_classes: int
+    reg_max: int
+    center_radius: float = 2.5
+    topk: int = 10
+    class_cost: float = 1.0
+    iou_cost: float = 3.0
+    cls_weight: float = 1.0
+    bbox_weight: float = 2.0
+    dfl_weight: float = 0.25
+
+    @torch.no_grad()
+    def assign(self, scores: Tensor, boxes: Tensor, points: Tensor, strides: Tensor, truth: PaddedTargets) -> Assigned:
+        """Match points to ground truth; shapes as in ``losses``."""
+        matched = assign.aligned_ota(
+            scores, boxes, points, strides, truth,
+            center_radius=self.center_radius, topk=self.topk, class_weight=self.class_cost, iou_weight=self.iou_cost,
+        )  # fmt: skip
+        positive = (matched.matched_gt >= 0).unsqueeze(-1)
+        index = matched.matched_gt.clamp(min=0).long().unsqueeze(-1).expand(-1, -1, 4)
+        target_boxes = truth.boxes.gather(1, index) * positive
+        distances = boxes_to_distances(points / strides[:, None], target_boxes / strides[:, None], self.reg_max - 0.1)
+        return Assigned(
+            matched.labels.long(), matched.label_scores, target_boxes, distances * positive, matched.num_pos
+        )
+
+    def losses(
+        self, cls_logits: Tensor, reg_logits: Tensor, points: Tensor, strides: Tensor, truth: PaddedTargets
+    ) -> tuple[dict[str, Tensor], Assigned]:
+        """Losses from flattened head outputs.
+
+        Args:
+            cls_logits: [B, A, C]. reg_logits: [B, A, 4, reg_max + 1]. points: [A, 2] input pixels. strides: [A].
+            truth: ground truth on the same device.
+
+        Returns:
+            ``loss``, ``loss_cls``, ``loss_bbox``, ``loss_dfl`` (weighted scalars) and ``num_pos``, and the targets.
+        """
+        scores = cls_logits.sigmoid()
+        bins = torch.arange(self.reg_max + 1, dtype=torch.float32, device=reg_logits.device)
+        distances = expected_distances(reg_logits, bins) * strides[:, None]
+        boxes = distances_to_boxes(points, distances)
+        target = self.assign(scores.detach(), boxes.detach(), points, strides, truth)
+
+        num_pos = target.num_pos.sum()
+        cls_sum = losses.quality_focal_loss(scores, target.labels, target.label_scores).sum()
+        loss_cls = self.cls_weight * cls_sum / num_pos.clamp(min=1)
+
+        positive = target.labels < self.num_classes
+        weight = scores.detach().amax(-1) * positive
+        total_weight = weight.sum().clamp(min=1)
+        giou_sum = (losses.giou_loss(boxes, target.boxes) * weight).sum()
+        loss_bbox = self.bbox_weight * giou_sum / total_weight
+        dfl_rows = losses.distribution_focal_loss(reg_logits, target.distances)
+        loss_dfl = self.dfl_weight * (dfl_rows * weight.unsqueeze(-1)).sum() / (4 * total_weight)
+
+        values = {
+            "loss": loss_cls + loss_bbox + loss_dfl,
+            "loss_cls": loss_cls.detach(),
+            "loss_bbox": loss_bbox.detach(),
+            "loss_dfl": loss_dfl.detach(),
+            "num_pos": num_pos,
+        }
+        return values, target

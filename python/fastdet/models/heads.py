@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the heads of several families share: their raw output, the grid of points, distances to boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class RawHead(NamedTuple):
+    """What a head returns: nothing decoded, one tensor per level, finest level first.
+
+    cls_logits: [B, C, H, W] each, before the sigmoid.
+    reg_logits: [B, 4 * (reg_max + 1), H, W] each, before the softmax; channels are side-major (left, top, right,
+        bottom), bins within a side.
+    """
+
+    cls_logits: tuple[Tensor, ...]
+    reg_logits: tuple[Tensor, ...]
+
+
+class Targets(NamedTuple):
+    """Ground truth of a batch, one entry per picture; entries may be empty.
+
+    boxes: [M, 4] float32 xyxy in network-input pixels each. labels: [M] int64 class ids each.
+    """
+
+    boxes: Sequence[Tensor]
+    labels: Sequence[Tensor]
+
+
+def flatten_levels(levels: Sequence[Tensor]) -> Tensor:
+    """[B, K, H, W] per level -> [B, A, K], row-major inside a level, levels in the order given."""
+    return torch.cat([level.flatten(2).transpose(1, 2) for level in levels], 1)
+
+
+def grid_points(levels: Sequence[Tensor], strides: Sequence[int], *, offset: float) -> tuple[Tensor, Tensor]:
+    """Points [A, 2] (x, y) in input pixels and their strides [A], float32, of all cells of the levels [.., H, W].
+
+    ``offset`` is where in its cell a point lies, in cells: 0 the top-left corner, 0.5 the centre.
+    """
+    points, per_point = [], []
+    for level, stride in zip(levels, strides, strict=True):
+        height, width = level.shape[-2:]
+        x = (torch.arange(width, device=level.device, dtype=torch.float32) + offset) * stride
+        y = (torch.arange(height, device=level.device, dtype=torch.float32) + offset) * stride
+        points.append(torch.stack((x.repeat(height), y.repeat_interleave(width)), 1))
+        per_point.append(torch.full((height * width,), float(stride), device=level.device))
+    return torch.cat(points), torch.cat(per_point)
+
+
+def expected_distances(reg_logits: Tensor, bins: Tensor) -> Tensor:
+    """[..., 4, R] logits over bins -> [..., 4] expected distances, in the units of ``bins`` [R]."""
+    return reg_logits.softmax(-1) @ bins
+
+
+def distances_to_boxes(points: Tensor, distances: Tensor) -> Tensor:
+    """Boxes xyxy [..., A, 4] from points [A, 2] and distances to left, top, right, bottom [..., A, 4], same units."""
+    return torch.cat((points - distances[..., :2], points + distances[..., 2:]), -1)
+
+
+def boxes_to_distances(points: Tensor, boxes: Tensor, limit: float) -> Tensor:
+    """Inverse of ``distances_to_boxes``, clamped to [0, limit]."""
+    distances = torch.cat((points - boxes[..., :2], boxes[..., 2:] - points), -1)
+    return distances.clamp(0, limit)

@@ -38,3 +38,11 @@
 #else
 #define FD_TARGET_CLONES
 #endif
+
+namespace fastdet {
+#if defined(FASTDET_EMULATED)
+inline constexpr bool kEmulated = true;  // kernels run on the CPU, on host memory
+#else
+inline constexpr bool kEmulated = false;
+#endif
+}  // namespace fastdet

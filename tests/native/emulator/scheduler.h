@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+// Runs the threads of one block as fibers on the calling thread: each until it has to wait for others or ends.
+// Functions marked "on the fiber" run on the stack of a CUDA thread; they keep to plain stores, because library calls
+// there (memcpy, new) would be taken for the kernel's own by TSan.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "context.h"
+#include "memory.h"
+#include "order.h"
+#include "warp.h"
+
+namespace fastdet::emulator {
+
+enum class State : std::uint8_t { runnable, at_barrier, at_collective, done };
+
+struct Fiber {
+  Context context;
+  const void* stack = nullptr;
+  std::size_t stack_bytes = 0;
+  void* asan_fake_stack = nullptr;
+  void* tsan_fiber = nullptr;
+};
+
+struct Thread {
+  Fiber fiber;
+  uint3 index{};
+  State state = State::done;
+  const Site* site = nullptr;  // where it waits
+  int predicate = 0;           // of a barrier
+  Collective kind = Collective::sync;
+  unsigned mask = 0;
+  std::uint64_t value = 0;
+  std::int64_t operand = 0;
+  int width = 32;
+  std::uint64_t result = 0;
+  unsigned warp_syncs = 0;  // how many it has arrived at
+};
+
+// The launch a block belongs to.
+struct Grid {
+  const char* kernel = nullptr;
+  dim3 extent, block_extent;
+  std::size_t dynamic_bytes = 0;
+  void (*body)(void*) = nullptr;
+  void* argument = nullptr;
+  char* tokens = nullptr;  // under TSan: addresses that stand for orderings, so many for each block
+  void* end_token() const { return tokens; }
+};
+
+class Block {
+ public:
+  // Throws std::runtime_error if a thread breaks a rule.
+  void run(const Grid& grid, std::uint64_t block, ThreadOrder& order);
+
+  const Grid& grid() const { return *grid_; }
+  uint3 index() const { return index_; }
+  const Thread& current() const { return threads_[current_]; }
+  BlockMemory& memory() { return memory_; }
+  std::uint64_t switches() const { return switches_; }
+
+  // On the fiber.
+  int barrier(const Site* site, Vote vote, int predicate);
+  std::uint64_t collective(const Site* site, Collective kind, unsigned mask, std::uint64_t value, std::int64_t operand,
+                           int width);
+  [[noreturn]] void thread_main();
+  [[noreturn]] void fail(const Site* site, const char* format, ...) __attribute__((format(printf, 3, 4)));
+
+  // Tokens of a block: two for its barriers, two for each thread's __syncwarp, used in turn, so that the next arrival of
+  // a fast thread does not cover for the last one of a slow thread. Blocks so far apart that they share tokens: 65536.
+  static constexpr std::size_t tokens_per_block = 2 + 2 * max_threads;
+  static constexpr std::size_t blocks_with_tokens = 1u << 16;
+  static constexpr std::size_t token_bytes = 8;
+
+ private:
+  void begin(const Grid& grid, std::uint64_t block);
+  void end();
+  void report_deadlock();
+  [[noreturn]] void throw_error();
+  int pick();
+  void switch_to(int next, bool for_good = false);
+  void wait();
+  void check_mask(const Site* site, unsigned mask, int lane);
+  void check_exit();
+  bool collective_complete(unsigned mask) const;
+  void complete_collective(unsigned mask);
+  int shuffle_source(int lane);
+  void order_warp_memory(unsigned mask);
+  void* token(std::size_t number) const {
+    return grid_->tokens + (1 + token_base_ + number) * token_bytes;
+  }
+  void* warp_token(int thread, unsigned sync) const {
+    return token(2 + 2 * static_cast<std::size_t>(thread) + (sync & 1u));
+  }
+
+  const Grid* grid_ = nullptr;
+  ThreadOrder* order_ = nullptr;
+  uint3 index_{};
+  BlockMemory memory_;
+  Fiber host_;
+  Thread threads_[max_threads];
+  int count_ = 0;
+  int done_ = 0;
+  int at_barrier_ = 0;
+  int barrier_result_ = 0;
+  unsigned barriers_ = 0;  // opened so far
+  int current_ = -1;       // -1: the host
+  int leaving_ = -1;       // who switched last; for ASan
+  std::size_t token_base_ = 0;
+  std::uint64_t switches_ = 0;
+  bool failed_ = false;
+  char error_[1024];
+};
+
+Block& running_block();
+
+}  // namespace fastdet::emulator

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the CUDA library exports: one function returning this table. `_core` and the library are built apart and meet here, so
+// nothing but plain data and C function pointers crosses: errors travel as text.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace fastdet {
+
+struct LetterboxParams;
+struct NmsParams;
+struct AlignedOtaParams;
+
+struct CudaTable {
+  static constexpr std::uint32_t kAbi = 1;
+  static constexpr std::size_t kMessageSize = 512;
+
+  // Every function returns 0, or 1 with a message of at most kMessageSize bytes.
+  using Message = char*;
+  template <typename Params>
+  using Launcher = int (*)(const Params* params, void* stream, Message message);
+
+  std::uint32_t abi;
+  std::uint32_t size;       // sizeof(CudaTable) of the library
+  std::int32_t emulated;    // 1: kernels run on the CPU, on host memory (tests)
+  const char* description;  // "CUDA 13.0, ..."
+
+  int (*device_count)(int* count, Message message);
+  int (*current_device)(int* device, Message message);
+  int (*set_device)(int device, Message message);
+  int (*device_of_pointer)(const void* pointer, int* device, Message message);
+  int (*allocate)(std::size_t bytes, void** pointer, Message message);
+  int (*release)(void* pointer, Message message);
+  int (*synchronize)(void* stream, Message message);
+
+  Launcher<NmsParams> nms;
+};
+
+}  // namespace fastdet
+
+extern "C" const fastdet::CudaTable* fastdet_cuda_table();

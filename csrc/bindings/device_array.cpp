@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "bindings/device_array.h"
+
+#include "bindings/cuda_loader.h"
+#include "bindings/dlpack.h"
+#include "core/check.h"
+
+namespace fastdet::bindings {
+namespace {
+
+const char* typestr(DType dtype) {
+  switch (dtype) {
+    case DType::kBool: return "|b1";
+    case DType::kUInt8: return "|u1";
+    case DType::kInt32: return "<i4";
+    case DType::kInt64: return "<i8";
+    case DType::kFloat16: return "<f2";
+    case DType::kFloat64: return "<f8";
+    default: return "<f4";
+  }
+}
+
+// What a DLPack consumer holds: the shape it points to and a share of the memory.
+struct Export {
+  dlpack::ManagedVersioned managed;
+  std::vector<std::int64_t> shape, strides;
+  std::shared_ptr<void> memory;
+};
+
+}  // namespace
+
+DeviceArray::DeviceArray(const std::vector<std::int64_t>& shape, DType dtype, int device_id)
+    : shape_(shape), dtype_(dtype), device_id_(device_id) {
+  FD_CHECK(dtype != DType::kBFloat16, TypeError, "DeviceArray: __cuda_array_interface__ has no bfloat16; ask for float32 or float16");
+  std::size_t bytes = item_size(dtype);
+  for (const std::int64_t extent : shape) bytes *= static_cast<std::size_t>(extent);
+  const DeviceGuard guard(device_id);
+  char message[CudaTable::kMessageSize];
+  void* pointer = nullptr;
+  if (bytes > 0 && cuda().allocate(bytes, &pointer, message) != 0) throw_cuda_error(message);
+  memory_ = std::shared_ptr<void>(pointer, [](void* memory) {
+    char ignored[CudaTable::kMessageSize];
+    if (memory != nullptr) cuda().release(memory, ignored);
+  });
+}
+
+Loan DeviceArray::make(const std::vector<std::int64_t>& shape, DType dtype, int device_id) {
+  std::unique_ptr<DeviceArray> array(new DeviceArray(shape, dtype, device_id));
+  Loan loan;
+  loan.view.data = array->memory_.get();
+  loan.view.dtype = dtype;
+  loan.view.device = Device::kCuda;
+  loan.view.device_id = device_id;
+  loan.view.ndim = static_cast<int>(shape.size());
+  std::int64_t compact = 1;
+  for (int i = loan.view.ndim - 1; i >= 0; --i) {
+    loan.view.shape[i] = shape[static_cast<std::size_t>(i)];
+    loan.view.stride[i] = compact;
+    compact *= loan.view.shape[i];
+  }
+  loan.owner = py::cast(array.release(), py::return_value_policy::take_ownership);
+  return loan;
+}
+
+py::dict DeviceArray::cuda_array_interface() const {
+  py::dict interface;
+  interface["shape"] = py::tuple(py::cast(shape_));
+  interface["typestr"] = typestr(dtype_);
+  interface["data"] = py::make_tuple(reinterpret_cast<std::uintptr_t>(memory_.get()), false);
+  interface["strides"] = py::none();
+  interface["stream"] = 1;  // results are written on the legacy default stream
+  interface["version"] = 3;
+  return interface;
+}
+
+py::capsule DeviceArray::dlpack() const {
+  auto* made = new Export{};
+  made->shape = shape_;
+  made->strides.resize(shape_.size());
+  std::int64_t compact = 1;
+  for (std::size_t i = shape_.size(); i-- > 0;) {
+    made->strides[i] = compact;
+    compact *= shape_[i];
+  }
+  made->memory = memory_;
+  const auto bits = static_cast<std::uint8_t>(8 * item_size(dtype_));
+  std::uint8_t code = dlpack::kFloat;
+  if (dtype_ == DType::kInt32 || dtype_ == DType::kInt64) code = dlpack::kInt;
+  if (dtype_ == DType::kUInt8) code = dlpack::kUInt;
+  if (dtype_ == DType::kBool) code = dlpack::kBool;
+  made->managed.version = {1, 0};
+  made->managed.context = made;
+  made->managed.deleter = [](dlpack::ManagedVersioned* managed) { delete static_cast<Export*>(managed->context); };
+  made->managed.tensor = {memory_.get(), {dlpack::kCuda, device_id_}, static_cast<std::int32_t>(shape_.size()),
+                          {code, bits, 1},  made->shape.data(),      made->strides.data(), 0};
+  return py::capsule(&made->managed, "dltensor_versioned", [](PyObject* capsule) {
+    if (PyCapsule_IsValid(capsule, "dltensor_versioned") == 0) return;  // taken over by a consumer
+    auto* managed = static_cast<dlpack::ManagedVersioned*>(PyCapsule_GetPointer(capsule, "dltensor_versioned"));
+    managed->deleter(managed);
+  });
+}
+
+py::tuple DeviceArray::dlpack_device() const { return py::make_tuple(static_cast<int>(dlpack::kCuda), device_id_); }
+
+void bind_device_array(py::module_& module) {
+  py::class_<DeviceArray>(module, "DeviceArray",
+                          "A result on a CUDA device, for callers whose package cannot make arrays itself. Speaks "
+                          "__cuda_array_interface__ and DLPack.")
+      .def_property_readonly("shape", [](const DeviceArray& array) { return py::tuple(py::cast(array.shape())); })
+      .def_property_readonly("dtype", &DeviceArray::dtype)
+      .def_property_readonly("__cuda_array_interface__", &DeviceArray::cuda_array_interface)
+      .def("__dlpack__", [](const DeviceArray& array, const py::kwargs&) { return array.dlpack(); })
+      .def("__dlpack_device__", &DeviceArray::dlpack_device);
+}
+
+}  // namespace fastdet::bindings

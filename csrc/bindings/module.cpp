@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+// fastdet._core: table of contents of what Python sees.
+#include <pybind11/pybind11.h>
+
+#include "bindings/cuda_loader.h"
+#include "bindings/device_array.h"
+#include "bindings/operators.h"
+#include "core/check.h"
+#include "core/parallel.h"
+
+namespace py = pybind11;
+
+PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
+  using namespace fastdet;
+  module.doc() = "Native operators of fastdet; use fastdet.ops.";
+
+  py::register_exception_translator([](std::exception_ptr pointer) {
+    try {
+      if (pointer) std::rethrow_exception(pointer);
+    } catch (const ValueError& error) {
+      PyErr_SetString(PyExc_ValueError, error.what());
+    } catch (const TypeError& error) {
+      PyErr_SetString(PyExc_TypeError, error.what());
+    } catch (const RuntimeError& error) {
+      PyErr_SetString(PyExc_RuntimeError, error.what());
+    }
+  });
+
+  module.def("num_threads", &num_threads, "Threads that work on one call.");
+  module.def("set_num_threads", &set_num_threads, py::arg("count"), py::call_guard<py::gil_scoped_release>());
+  module.def("set_library_folder", &bindings::set_library_folder, py::arg("folder"));
+  module.def("cuda_available", [] {
+    std::string why;
+    const bool available = bindings::cuda_available(&why);
+    return py::make_tuple(available, why);
+  });
+  module.def("cuda_description", [] { return bindings::cuda().description; });
+  module.def("cuda_emulated", [] { return bindings::cuda().emulated != 0; });
+
+  bindings::bind_device_array(module);
+  bindings::bind_nms(module);
+}

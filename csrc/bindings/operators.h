@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+// One line per operator: its binding lives in its own folder.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace fastdet::bindings {
+
+void bind_nms(pybind11::module_& module);
+
+}  // namespace fastdet::bindings

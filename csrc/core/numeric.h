@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+// Numbers that decide. Everything here gives the same bits on every CPU instruction set and on CUDA: all of the project is
+// compiled without contraction (-ffp-contract=off, --fmad=false), conversions round to nearest even, the logarithm is our own.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "core/platform.h"
+
+namespace fastdet {
+
+template <typename To, typename From>
+FD_HD To bit_cast(const From& from) {
+  static_assert(sizeof(To) == sizeof(From), "bit_cast needs equal sizes");
+  To to;
+  memcpy(&to, &from, sizeof(To));
+  return to;
+}
+
+// Storage types: arithmetic happens in float, these only hold the bits.
+struct Half {
+  std::uint16_t bits;
+};
+struct BFloat16 {
+  std::uint16_t bits;
+};
+
+FD_HD float to_float(float value) { return value; }
+FD_HD float to_float(BFloat16 value) { return bit_cast<float>(static_cast<std::uint32_t>(value.bits) << 16); }
+FD_HD float to_float(Half value) {
+  const std::uint32_t sign = static_cast<std::uint32_t>(value.bits & 0x8000u) << 16;
+  const std::uint32_t magnitude = value.bits & 0x7fffu;
+  if (magnitude >= 0x7c00u) return bit_cast<float>(sign | 0x7f800000u | ((magnitude & 0x3ffu) << 13));
+  // Scaling by 2^112 moves the exponent from bias 15 to bias 127 and normalises subnormals exactly.
+  const float scaled = bit_cast<float>(magnitude << 13) * bit_cast<float>(0x77800000u);
+  return bit_cast<float>(sign | bit_cast<std::uint32_t>(scaled));
+}
+
+FD_HD BFloat16 to_bfloat16(float value) {
+  const std::uint32_t bits = bit_cast<std::uint32_t>(value);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return {static_cast<std::uint16_t>((bits >> 16) | 0x40u)};
+  return {static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
+}
+
+FD_HD Half to_half(float value) {
+  const std::uint32_t bits = bit_cast<std::uint32_t>(value);
+  const std::uint32_t sign = (bits >> 16) & 0x8000u;
+  const std::uint32_t magnitude = bits & 0x7fffffffu;
+  std::uint32_t half;
+  if (magnitude > 0x7f800000u) {
+    half = 0x7e00u;
+  } else if (magnitude >= 0x47800000u) {  // 65536 and above
+    half = 0x7c00u;
+  } else if (magnitude < 0x38800000u) {  // below the smallest normal: adding 0.5 aligns and rounds the mantissa
+    half = bit_cast<std::uint32_t>(bit_cast<float>(magnitude) + 0.5f) - 0x3f000000u;
+  } else {
+    half = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+  }
+  return {static_cast<std::uint16_t>(sign | half)};
+}
+
+template <typename T>
+FD_HD T from_float(float value);
+template <>
+FD_HD float from_float<float>(float value) {
+  return value;
+}
+template <>
+FD_HD BFloat16 from_float<BFloat16>(float value) {
+  return to_bfloat16(value);
+}
+template <>
+FD_HD Half from_float<Half>(float value) {
+  return to_half(value);
+}
+
+FD_HD bool is_finite(float value) { return (bit_cast<std::uint32_t>(value) & 0x7f800000u) != 0x7f800000u; }
+
+// Order-preserving key of a float that is not NaN: a < b as numbers exactly when key(a) < key(b); -0 and +0 share one key.
+FD_HD std::uint32_t order_key(float value) {
+  const std::uint32_t bits = bit_cast<std::uint32_t>(value + 0.0f);
+  return (bits & 0x80000000u) != 0u ? ~bits : bits | 0x80000000u;
+}
+FD_HD float order_key_value(std::uint32_t key) {
+  return bit_cast<float>((key & 0x80000000u) != 0u ? key & 0x7fffffffu : ~key);
+}
+
+// The largest float not above `value`: `x > round_down(t)` in float decides exactly as `double(x) > t`.
+inline float round_down(double value) {
+  const float nearest = static_cast<float>(value);
+  if (static_cast<double>(nearest) <= value || nearest != nearest) return nearest;
+  if (nearest == 0.0f) return bit_cast<float>(0x80000001u);
+  const std::uint32_t bits = bit_cast<std::uint32_t>(nearest);
+  return bit_cast<float>(nearest > 0.0f ? bits - 1u : bits + 1u);
+}
+
+// Natural logarithm of a normal positive float, within 2 ulp. x = 2^e m with m in [sqrt(1/2), sqrt(2)),
+// log m = 2 atanh(s) with s = (m - 1) / (m + 1) by its odd series, and e ln 2 added in two parts.
+FD_HD float log_exact(float x) {
+  const std::uint32_t bits = bit_cast<std::uint32_t>(x);
+  const std::int32_t exponent = (static_cast<std::int32_t>(bits) - 0x3f3504f3) >> 23;  // 0x3f3504f3: sqrt(1/2)
+  const float f = bit_cast<float>(bits - (static_cast<std::uint32_t>(exponent) << 23)) - 1.0f;
+  const float s = f / (2.0f + f);
+  const float z = s * s;
+  // |s| <= 0.1716: the first omitted term is below 2^-30 of the result.
+  const float series = z * (0.6666667f + z * (0.4f + z * (0.2857143f + z * 0.2222222f)));
+  const float e = static_cast<float>(exponent);
+  // 2 s + s series, with 2 s written as f - s f so that the bits of f survive.
+  const float tail = s * (series - f) + e * -2.12194440e-4f;
+  return (e * 0.693359375f + f) + tail;
+}
+
+}  // namespace fastdet

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/parallel.h"
+
+#include <pthread.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstdlib>
+#include <deque>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace fastdet {
+namespace {
+
+// One parallel_for call. Lives in a shared_ptr, because a late worker may look at it after the caller has returned.
+struct Job {
+  Job(std::int64_t size, std::int64_t step, const std::function<void(std::int64_t, std::int64_t)>& function)
+      : n(size), piece(step), pieces((size + step - 1) / step), body(&function) {}
+
+  const std::int64_t n, piece, pieces;
+  const std::function<void(std::int64_t, std::int64_t)>* body;  // valid while finished < pieces
+  std::atomic<std::int64_t> next{0};
+  std::atomic<std::int64_t> finished{0};
+  std::mutex mutex;
+  std::condition_variable done;
+  std::exception_ptr error;
+
+  // Takes pieces until none is left.
+  void work() {
+    for (;;) {
+      const std::int64_t i = next.fetch_add(1, std::memory_order_relaxed);
+      if (i >= pieces) return;
+      try {
+        (*body)(i * piece, std::min(n, (i + 1) * piece));
+      } catch (...) {
+        const std::lock_guard<std::mutex> lock(mutex);
+        if (!error) error = std::current_exception();
+      }
+      if (finished.fetch_add(1, std::memory_order_acq_rel) + 1 == pieces) {
+        const std::lock_guard<std::mutex> lock(mutex);
+        done.notify_all();
+      }
+    }
+  }
+  void wait() {
+    std::unique_lock<std::mutex> lock(mutex);
+    done.wait(lock, [this] { return finished.load(std::memory_order_acquire) == pieces; });
+    if (error) std::rethrow_exception(error);
+  }
+};
+
+thread_local bool inside_job = false;
+
+class Pool {
+ public:
+  explicit Pool(int workers) {
+    for (int i = 0; i < workers; ++i) threads_.emplace_back([this] { serve(); });
+  }
+  ~Pool() {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      stop_ = true;
+    }
+    ready_.notify_all();
+    for (std::thread& thread : threads_) thread.join();
+  }
+  Pool(const Pool&) = delete;
+  Pool& operator=(const Pool&) = delete;
+
+  void run(const std::shared_ptr<Job>& job) {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      jobs_.push_back(job);
+    }
+    ready_.notify_all();
+    inside_job = true;
+    job->work();
+    inside_job = false;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      jobs_.erase(std::remove(jobs_.begin(), jobs_.end(), job), jobs_.end());
+    }
+    job->wait();
+  }
+
+ private:
+  void serve() {
+    inside_job = true;
+    for (;;) {
+      std::shared_ptr<Job> job;
+      {
+        std::unique_lock<std::mutex> lock(mutex_);
+        ready_.wait(lock, [this] { return stop_ || !jobs_.empty(); });
+        if (stop_) return;
+        job = jobs_.front();
+        // A job whose pieces are all taken needs no further hands.
+        if (job->next.load(std::memory_order_relaxed) >= job->pieces) {
+          jobs_.pop_front();
+          continue;
+        }
+      }
+      job->work();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable ready_;
+  std::deque<std::shared_ptr<Job>> jobs_;
+  std::vector<std::thread> threads_;
+  bool stop_ = false;
+};
+
+std::mutex pool_mutex;
+std::shared_ptr<Pool>* pool_slot = nullptr;  // a pointer: a forked child drops its parent's pool without joining lost threads
+int chosen_threads = 0;
+
+int default_threads() {
+  if (const char* text = std::getenv("FASTDET_NUM_THREADS")) {
+    const long value = std::strtol(text, nullptr, 10);
+    if (value >= 1 && value <= 4096) return static_cast<int>(value);
+  }
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+void before_fork() { pool_mutex.lock(); }
+void after_fork_parent() { pool_mutex.unlock(); }
+void after_fork_child() {
+  pool_slot = nullptr;
+  pool_mutex.unlock();
+}
+
+std::shared_ptr<Pool> pool() {
+  const std::lock_guard<std::mutex> lock(pool_mutex);
+  static const int registered = pthread_atfork(before_fork, after_fork_parent, after_fork_child);
+  (void)registered;
+  if (chosen_threads == 0) chosen_threads = default_threads();
+  if (chosen_threads == 1) return nullptr;
+  if (pool_slot == nullptr) pool_slot = new std::shared_ptr<Pool>(std::make_shared<Pool>(chosen_threads - 1));
+  return *pool_slot;
+}
+
+// Ends the workers when the library is unloaded or the process exits.
+struct PoolGuard {
+  ~PoolGuard() {
+    delete pool_slot;
+    pool_slot = nullptr;
+  }
+} pool_guard;
+
+}  // namespace
+
+int num_threads() {
+  const std::lock_guard<std::mutex> lock(pool_mutex);
+  if (chosen_threads == 0) chosen_threads = default_threads();
+  return chosen_threads;
+}
+
+void set_num_threads(int count) {
+  std::shared_ptr<Pool>* old = nullptr;
+  {
+    const std::lock_guard<std::mutex> lock(pool_mutex);
+    chosen_threads = std::max(1, count);
+    std::swap(old, pool_slot);
+  }
+  delete old;  // joins the workers once no call uses them
+}
+
+void parallel_for(std::int64_t n, std::int64_t grain, const std::function<void(std::int64_t, std::int64_t)>& body) {
+  if (n <= 0) return;
+  grain = std::max<std::int64_t>(1, grain);
+  const std::shared_ptr<Pool> workers = n <= grain || inside_job ? nullptr : pool();
+  if (workers == nullptr) {
+    body(0, n);
+    return;
+  }
+  // About four pieces a thread balance uneven work without much bookkeeping.
+  const std::int64_t piece = std::max(grain, n / (4 * static_cast<std::int64_t>(num_threads())));
+  workers->run(std::make_shared<Job>(n, piece, body));
+}
+
+}  // namespace fastdet

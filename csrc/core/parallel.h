@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+// A small thread pool of our own: a second OpenMP runtime beside a framework's would oversubscribe the machine.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+namespace fastdet {
+
+// Threads that work on one call, the caller included: FASTDET_NUM_THREADS, else the processors this process may run on.
+int num_threads();
+void set_num_threads(int count);
+
+// Runs body(begin, end) over [0, n) in pieces of at least `grain` (>= 1) items; returns when all are done. Pieces are disjoint and
+// cover the range; which thread runs one is not specified. Calls from inside a body run serially. The first exception is rethrown.
+// No thread exists before the first call that can use one; a forked child starts afresh.
+void parallel_for(std::int64_t n, std::int64_t grain, const std::function<void(std::int64_t, std::int64_t)>& body);
+
+}  // namespace fastdet

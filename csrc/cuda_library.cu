@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+// The CUDA library: the launchers of all operators behind one exported function. Exceptions stop here, as text.
+#include <cuda_runtime_api.h>
+
+#include <cstdio>
+#include <exception>
+
+#include "bindings/cuda_table.h"
+#include "core/check.h"
+#include "core/launch.h"
+#include "ops/nms/nms.h"
+
+namespace fastdet {
+namespace {
+
+template <typename Body>
+int guarded(CudaTable::Message message, Body&& body) {
+  try {
+    body();
+    return 0;
+  } catch (const std::exception& error) {
+    std::snprintf(message, CudaTable::kMessageSize, "%s", error.what());
+    return 1;
+  }
+}
+
+void require(cudaError_t status, const char* what) {
+  if (status == cudaSuccess) return;
+  static_cast<void>(cudaGetLastError());  // ours, so that no other library trips over it
+  throw RuntimeError(concat("cuda: ", what, " failed: ", cudaGetErrorName(status), ", ", cudaGetErrorString(status)));
+}
+
+template <typename Params, void (*Launch)(const Params&, Stream)>
+int launcher(const Params* params, void* stream, CudaTable::Message message) {
+  return guarded(message, [&] { Launch(*params, stream); });
+}
+
+int device_count(int* count, CudaTable::Message message) {
+  return guarded(message, [&] { require(cudaGetDeviceCount(count), "counting devices"); });
+}
+int current_device(int* device, CudaTable::Message message) {
+  return guarded(message, [&] { require(cudaGetDevice(device), "asking for the device"); });
+}
+int set_device(int device, CudaTable::Message message) {
+  return guarded(message, [&] { require(cudaSetDevice(device), "choosing the device"); });
+}
+int device_of_pointer(const void* pointer, int* device, CudaTable::Message message) {
+  return guarded(message, [&] {
+    cudaPointerAttributes attributes{};
+    require(cudaPointerGetAttributes(&attributes, pointer), "asking whose memory this is");
+    *device = attributes.device;
+  });
+}
+int allocate(std::size_t bytes, void** pointer, CudaTable::Message message) {
+  return guarded(message, [&] { require(cudaMalloc(pointer, bytes), "allocation"); });
+}
+int release(void* pointer, CudaTable::Message message) {
+  return guarded(message, [&] { require(cudaFree(pointer), "release"); });
+}
+int synchronize(void* stream, CudaTable::Message message) {
+  return guarded(message, [&] { require(cudaStreamSynchronize(static_cast<cudaStream_t>(stream)), "waiting for a stream"); });
+}
+
+const CudaTable table = {
+    CudaTable::kAbi,   sizeof(CudaTable), kEmulated, kEmulated ? "emulated on the CPU" : FASTDET_CUDA_DESCRIPTION,
+    device_count,      current_device,    set_device, device_of_pointer,
+    allocate,          release,           synchronize,
+    launcher<NmsParams, nms_cuda>,
+};
+
+}  // namespace
+}  // namespace fastdet
+
+extern "C" __attribute__((visibility("default"))) const fastdet::CudaTable* fastdet_cuda_table() { return &fastdet::table; }

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <limits>
+
+#include "bindings/arrays.h"
+#include "bindings/operators.h"
+#include "ops/nms/nms.h"
+
+namespace fastdet::bindings {
+namespace {
+
+constexpr std::initializer_list<DType> kFloats = {DType::kFloat32, DType::kFloat16, DType::kBFloat16};
+
+// A single image as a batch of one.
+TensorView with_batch(const TensorView& view) {
+  TensorView batch = view;
+  batch.ndim = view.ndim + 1;
+  batch.shape[0] = 1;
+  batch.stride[0] = 0;
+  for (int i = 0; i < view.ndim; ++i) {
+    batch.shape[i + 1] = view.shape[i];
+    batch.stride[i + 1] = view.stride[i];
+  }
+  return batch;
+}
+
+void run_nms(Call& call, NmsParams& params) {
+  const bool on_cuda = call.on_cuda();
+  params.workspace = call.workspace(on_cuda ? nms_cuda_workspace_bytes(params) : nms_cpu_workspace_bytes(params));
+  void* stream = call.stream();
+  call.run([&] { on_cuda ? launch_cuda(cuda().nms, params, stream) : nms_cpu(params); });
+}
+
+// nms and batched_nms: int64 indices of all boxes, kept ones first, and their number.
+py::tuple nms(const char* op, py::handle boxes, py::handle scores, py::handle idxs, double iou_threshold,
+              const std::string& backend) {
+  Call call(op, backend);
+  NmsParams params;
+  params.boxes = with_batch(call.input("boxes", boxes, kFloats, 2));
+  TensorView column = with_batch(call.input("scores", scores, kFloats, 1));
+  column.shape[2] = 1;
+  column.ndim = 3;
+  params.scores = column;
+  if (!idxs.is_none()) params.groups = with_batch(call.input("idxs", idxs, {DType::kInt64, DType::kInt32}, 1));
+  params.iou_threshold = iou_threshold;
+  params.score_threshold = -std::numeric_limits<double>::infinity();
+  params.max_candidates = params.max_det = params.anchors();
+  params.class_agnostic = true;
+  nms_check(op, params);
+  py::object index, count;
+  params.out_index = call.output({params.anchors()}, DType::kInt64, &index);
+  params.out_count = call.output({1}, DType::kInt32, &count);
+  run_nms(call, params);
+  return py::make_tuple(index, count);
+}
+
+py::tuple multiclass_nms(py::handle boxes, py::handle scores, double score_threshold, double iou_threshold, std::int64_t max_det,
+                         std::int64_t max_candidates, bool class_agnostic, bool multi_label, const std::string& backend) {
+  Call call("multiclass_nms", backend);
+  NmsParams params;
+  params.boxes = call.input("boxes", boxes, kFloats, 3);
+  params.scores = call.input("scores", scores, kFloats, 3);
+  params.score_threshold = score_threshold;
+  params.iou_threshold = iou_threshold;
+  params.max_det = max_det;
+  params.max_candidates = max_candidates;
+  params.class_agnostic = class_agnostic;
+  params.multi_label = multi_label;
+  params.out_boxes.data = &params;  // any address: tells the check that this is the batched form
+  nms_check("multiclass_nms", params);
+  const std::int64_t images = params.images();
+  py::object out_boxes, out_scores, out_labels, out_index, out_count;
+  params.out_boxes = call.output({images, max_det, 4}, DType::kFloat32, &out_boxes);
+  params.out_scores = call.output({images, max_det}, DType::kFloat32, &out_scores);
+  params.out_labels = call.output({images, max_det}, DType::kInt32, &out_labels);
+  params.out_index = call.output({images, max_det}, DType::kInt32, &out_index);
+  params.out_count = call.output({images}, DType::kInt32, &out_count);
+  run_nms(call, params);
+  return py::make_tuple(out_boxes, out_scores, out_labels, out_index, out_count);
+}
+
+}  // namespace
+
+void bind_nms(py::module_& module) {
+  module.def("nms", [](py::handle boxes, py::handle scores, double iou_threshold, const std::string& backend) {
+    return nms("nms", boxes, scores, py::none(), iou_threshold, backend);
+  });
+  module.def("batched_nms",
+             [](py::handle boxes, py::handle scores, py::handle idxs, double iou_threshold, const std::string& backend) {
+               return nms("batched_nms", boxes, scores, idxs, iou_threshold, backend);
+             });
+  module.def("multiclass_nms", &multiclass_nms);
+}
+
+}  // namespace fastdet::bindings

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operators: NumPy, torch or CuPy arrays in, the same kind out. Table of contents."""
+
+from __future__ import annotations
+
+from fastdet.ops._backend import backend, cuda_available, current_backend
+from fastdet.ops.nms import (
+    BATCHED_NMS,
+    MULTICLASS_NMS,
+    NMS,
+    Kept,
+    batched_nms,
+    batched_nms_reference,
+    multiclass_nms,
+    multiclass_nms_reference,
+    nms,
+    nms_reference,
+)
+
+OPS = (NMS, BATCHED_NMS, MULTICLASS_NMS)
+
+__all__ = [
+    "OPS",
+    "Kept",
+    "backend",
+    "batched_nms",
+    "batched_nms_reference",
+    "cuda_available",
+    "current_backend",
+    "multiclass_nms",
+    "multiclass_nms_reference",
+    "nms",
+    "nms_reference",
+]

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The torch half of the operators: schemas, fake kernels and gradients in torch.library, and the short way around it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from fastdet.ops._backend import Op
+
+_library = torch.library.Library("fastdet", "FRAGMENT")
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+def register(op: Op) -> None:
+    """Define ``torch.ops.fastdet.<name>``. Once per process and operator."""
+    if hasattr(torch.ops.fastdet, op.name):
+        return
+    _library.define(f"{op.name}{op.schema}", tags=(torch.Tag.flexible_layout,))
+    for key in ("CPU", "CUDA"):
+        _library.impl(op.name, op.run, key)
+    torch.library.register_fake(f"fastdet::{op.name}", op.fake, lib=_library)
+    if op.backward is not None:
+        torch.library.register_autograd(
+            f"fastdet::{op.name}", op.backward, setup_context=op.setup_context, lib=_library
+        )
+
+
+class Bridge:
+    """What ``Op`` asks of torch."""
+
+    def __init__(self) -> None:
+        from fastdet.ops import OPS
+
+        for op in OPS:
+            register(op)
+
+    @staticmethod
+    def is_tensor(a: Any) -> bool:
+        return isinstance(a, torch.Tensor)
+
+    @staticmethod
+    def concerns(args: tuple[Any, ...]) -> bool:
+        """Whether a call has to go through the dispatcher: something is watching (compile, export, modes, gradients, a
+        subclass). A call on plain tensors does not, and saves some microseconds."""
+        if torch.compiler.is_compiling():
+            return _any_tensor(args)
+        watched = (
+            torch._C._len_torch_dispatch_stack() > 0
+            or torch._C._functorch.peek_interpreter_stack() is not None
+            or torch._C._get_tracing_state() is not None
+        )
+        grad = torch.is_grad_enabled()
+        for a in args:
+            for x in a if isinstance(a, (list, tuple)) else (a,):
+                if isinstance(x, torch.Tensor) and (
+                    watched or type(x) not in _PLAIN or (grad and x.requires_grad)
+                ):
+                    return True
+        return False
+
+    @staticmethod
+    def call(op: Op, args: tuple[Any, ...]) -> Any:
+        if op.backward is None:
+            args = tuple(_without_grad(op, a) for a in args)
+        return getattr(torch.ops.fastdet, op.name).default(*args)
+
+    @staticmethod
+    def to_numpy(a: torch.Tensor) -> np.ndarray:
+        host = a.detach().cpu()
+        return host.float().numpy() if host.dtype == torch.bfloat16 else host.numpy()
+
+    @staticmethod
+    def from_numpy(a: np.ndarray, device: torch.device) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(a)).to(device)
+
+
+def _any_tensor(args: tuple[Any, ...]) -> bool:
+    for a in args:
+        if isinstance(a, torch.Tensor):
+            return True
+        if isinstance(a, (list, tuple)) and len(a) > 0 and isinstance(a[0], torch.Tensor):
+            return True
+    return False
+
+
+def _without_grad(op: Op, a: Any) -> Any:
+    if isinstance(a, (list, tuple)):
+        return [_without_grad(op, x) for x in a] if _any_tensor((a,)) else a
+    if not isinstance(a, torch.Tensor) or not a.requires_grad or not torch.is_grad_enabled():
+        return a
+    if not op.drop_grad:
+        raise ValueError(
+            f"{op.name}: has no gradient, got a tensor that requires grad; pass .detach() or use torch.no_grad()"
+        )
+    return a.detach()

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exact greedy non-maximum suppression: single, per class, and batched with fixed shapes."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastdet import _core
+from fastdet.ops._backend import Op
+
+
+class Kept(NamedTuple):
+    """What suppression leaves of a batch. Rows past ``count`` hold 0, label and index -1."""
+
+    boxes: Any  # (B, D, 4) float32, x1 y1 x2 y2
+    scores: Any  # (B, D) float32
+    labels: Any  # (B, D) int32
+    index: Any  # (B, D) int32, into N
+    count: Any  # (B,) int32
+
+
+def nms(boxes: Any, scores: Any, iou_threshold: float) -> Any:
+    """Keep the best boxes of one picture: torchvision's signature and result, without its N x N mask.
+
+    Greedy: boxes are visited by falling score, ties by rising index; one is dropped when its IoU with a kept box is
+    greater than ``iou_threshold``. IoU is intersection / union, rounded to float32, compared as a double.
+
+    Args:
+        boxes: (N, 4) corners x1, y1, x2, y2; float32, float16 or bfloat16; any strides. N up to 2^32 - 1.
+        scores: (N,) of the same dtypes. A box with a NaN or infinite coordinate or score is never kept and never
+            changes the fate of another. Inverted boxes count as empty; an empty box overlaps nothing.
+        iou_threshold: in [0, 1].
+
+    Returns:
+        (K,) int64 indices into N, by falling score, in the kind of ``boxes``. The shape depends on the values, so a CUDA
+        call waits for the device; ``multiclass_nms`` does not.
+
+    Raises:
+        TypeError: dtype not listed. ValueError: shapes do not agree, or the threshold lies outside [0, 1].
+
+    Example:
+        >>> keep = nms(boxes, scores, 0.5)
+        >>> boxes[keep]
+
+    Cost: O(N) memory, O(N K) comparisons at most. Same indices on every backend.
+    """
+    return NMS(boxes, scores, float(iou_threshold))
+
+
+def nms_reference(boxes: np.ndarray, scores: np.ndarray, iou_threshold: float) -> np.ndarray:
+    """The rule of ``nms`` in NumPy: (K,) int64."""
+    return _greedy(boxes, scores, np.zeros(len(boxes), np.int64), iou_threshold)
+
+
+def batched_nms(boxes: Any, scores: Any, idxs: Any, iou_threshold: float) -> Any:
+    """``nms`` inside each class: boxes of different classes never suppress one another.
+
+    Class ids are compared as integers; coordinates are never shifted, so nothing is lost far from the origin.
+
+    Args:
+        boxes, scores, iou_threshold: as for ``nms``.
+        idxs: (N,) int64 or int32 class ids, any values.
+
+    Returns:
+        (K,) int64 indices into N over all classes, by falling score, ties by rising index.
+
+    Raises:
+        TypeError: dtype not listed. ValueError: shapes do not agree, or the threshold lies outside [0, 1].
+    """
+    return BATCHED_NMS(boxes, scores, idxs, float(iou_threshold))
+
+
+def batched_nms_reference(boxes: np.ndarray, scores: np.ndarray, idxs: np.ndarray, iou_threshold: float) -> np.ndarray:
+    """The rule of ``batched_nms`` in NumPy: (K,) int64."""
+    return _greedy(boxes, scores, np.asarray(idxs), iou_threshold)
+
+
+def multiclass_nms(
+    boxes: Any,
+    scores: Any,
+    *,
+    score_threshold: float = 0.25,
+    iou_threshold: float = 0.5,
+    max_det: int = 300,
+    max_candidates: int = 30000,
+    class_agnostic: bool = False,
+    multi_label: bool = False,
+) -> Kept:
+    """Keep the best boxes of each picture, at most ``max_det``, without waiting for the device.
+
+    Candidates are the ``max_candidates`` best (box, class) pairs whose score is greater than ``score_threshold``, visited
+    by falling score, ties by rising box and then class; one is dropped when its IoU with a kept box of the same class is
+    greater than ``iou_threshold`` (see ``nms`` for the arithmetic).
+
+    Args:
+        boxes: (B, N, 4) corners x1, y1, x2, y2; float32, float16 or bfloat16; any strides.
+        scores: (B, N, C), one column per class, same dtypes; a transposed view is read without a copy. Pairs with a NaN or
+            infinite score, and boxes with such a coordinate, are ignored. N x C up to 2^32 - 1.
+        score_threshold: candidates with a score not greater than this are ignored.
+        iou_threshold: in [0, 1].
+        max_det: D, rows of the result; fixed, so the result can be captured in a CUDA graph.
+        max_candidates: the best this many enter the comparison.
+        class_agnostic: compare boxes of different classes too.
+        multi_label: every class above the threshold makes a candidate (validation); otherwise only a box's best class,
+            the lowest one among equals.
+
+    Returns:
+        Kept: boxes (B, D, 4) float32, scores (B, D) float32, labels (B, D) int32, index (B, D) int32 into N, count (B,)
+        int32, in the kind of ``boxes``. Rows past ``count`` hold 0, label and index -1.
+
+    Raises:
+        TypeError: dtype not listed. ValueError: shapes do not agree, a threshold lies outside its range, or a torch input
+        requires grad (there is none to give).
+
+    Example:
+        >>> kept = multiclass_nms(boxes, scores, iou_threshold=0.7)
+        >>> kept.boxes[0, : kept.count[0]]
+
+    Cost: O(N C) memory. Same result on every backend, bit for bit.
+    """
+    arguments = (float(score_threshold), float(iou_threshold), int(max_det), int(max_candidates))
+    return Kept(*MULTICLASS_NMS(boxes, scores, *arguments, bool(class_agnostic), bool(multi_label)))
+
+
+def multiclass_nms_reference(
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    score_threshold: float,
+    iou_threshold: float,
+    max_det: int,
+    max_candidates: int,
+    class_agnostic: bool,
+    multi_label: bool,
+) -> tuple[np.ndarray, ...]:
+    """The rule of ``multiclass_nms`` in NumPy; the fields of ``Kept`` in order."""
+    images, columns = len(boxes), scores.shape[2]
+    out_boxes = np.zeros((images, max_det, 4), np.float32)
+    out_scores = np.zeros((images, max_det), np.float32)
+    out_labels = np.full((images, max_det), -1, np.int32)
+    out_index = np.full((images, max_det), -1, np.int32)
+    count = np.zeros(images, np.int32)
+    for b in range(images):
+        table = np.where(np.isfinite(scores[b]), scores[b].astype(np.float32), -np.inf)
+        if multi_label:
+            anchor, label = (a.ravel() for a in np.indices(table.shape))
+        else:
+            anchor = np.arange(len(table) if columns else 0)
+            label = table.argmax(1) if columns else anchor
+        score = table[anchor, label]
+        above = (score.astype(np.float64) > score_threshold) & np.isfinite(boxes[b, anchor]).all(1)
+        anchor, label, score = anchor[above], label[above], score[above]
+        best = np.argsort(-score, kind="stable")[:max_candidates]
+        anchor, label, score = anchor[best], label[best], score[best]
+        group = np.zeros_like(label) if class_agnostic else label
+        keep = _greedy(boxes[b, anchor], score, group, iou_threshold)[:max_det]
+        count[b] = n = len(keep)
+        out_boxes[b, :n] = boxes[b, anchor[keep]]
+        out_scores[b, :n], out_labels[b, :n], out_index[b, :n] = score[keep], label[keep], anchor[keep]
+    return out_boxes, out_scores, out_labels, out_index, count
+
+
+def _greedy(boxes: np.ndarray, scores: np.ndarray, groups: np.ndarray, iou_threshold: float) -> np.ndarray:
+    boxes, scores = boxes.astype(np.float32), scores.astype(np.float32)
+    x1, y1, x2, y2 = boxes.T
+    with np.errstate(all="ignore"):
+        area = np.maximum(x2 - x1, 0) * np.maximum(y2 - y1, 0)
+        order = np.argsort(-scores, kind="stable")
+        order = order[np.isfinite(scores[order]) & np.isfinite(boxes[order]).all(1)]
+        keep = []
+        while len(order):
+            i, rest = order[0], order[1:]
+            keep.append(i)
+            w = np.maximum(np.minimum(x2[i], x2[rest]) - np.maximum(x1[i], x1[rest]), 0)
+            h = np.maximum(np.minimum(y2[i], y2[rest]) - np.maximum(y1[i], y1[rest]), 0)
+            iou = w * h / (area[i] + area[rest] - w * h)
+            order = rest[~((iou.astype(np.float64) > iou_threshold) & (groups[rest] == groups[i]))]
+    return np.array(keep, np.int64)
+
+
+def _native_nms(boxes: Any, scores: Any, iou_threshold: float, backend: str) -> Any:
+    index, count = _core.nms(boxes, scores, iou_threshold, backend)
+    return index[: int(count[0])]
+
+
+def _native_batched_nms(boxes: Any, scores: Any, idxs: Any, iou_threshold: float, backend: str) -> Any:
+    index, count = _core.batched_nms(boxes, scores, idxs, iou_threshold, backend)
+    return index[: int(count[0])]
+
+
+def _fake_index(boxes: Any, *_: Any) -> Any:
+    import torch
+
+    return boxes.new_empty((torch.library.get_ctx().new_dynamic_size(),), dtype=torch.int64)
+
+
+def _fake_kept(boxes: Any, scores: Any, score_threshold: float, iou_threshold: float, max_det: int, *_: Any) -> tuple[Any, ...]:
+    import torch
+
+    b = boxes.shape[0]
+    return (
+        boxes.new_empty((b, max_det, 4), dtype=torch.float32),
+        boxes.new_empty((b, max_det), dtype=torch.float32),
+        boxes.new_empty((b, max_det), dtype=torch.int32),
+        boxes.new_empty((b, max_det), dtype=torch.int32),
+        boxes.new_empty((b,), dtype=torch.int32),
+    )
+
+
+NMS = Op(
+    name="nms",
+    schema="(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor",
+    native=_native_nms,
+    reference=nms_reference,
+    fake=_fake_index,
+    drop_grad=True,
+)
+BATCHED_NMS = Op(
+    name="batched_nms",
+    schema="(Tensor boxes, Tensor scores, Tensor idxs, float iou_threshold) -> Tensor",
+    native=_native_batched_nms,
+    reference=batched_nms_reference,
+    fake=_fake_index,
+    drop_grad=True,
+)
+MULTICLASS_NMS = Op(
+    name="multiclass_nms",
+    schema="(Tensor boxes, Tensor scores, float score_threshold, float iou_threshold, int max_det, int max_candidates, "
+    "bool class_agnostic, bool multi_label) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    native=_core.multiclass_nms,
+    reference=multiclass_nms_reference,
+    fake=_fake_kept,
+)

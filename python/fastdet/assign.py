@@ -13,14 +13,14 @@ from fastdet.ops.aligned_ota import Assignment, aligned_ota_assign
 
 
 class PaddedTargets(NamedTuple):
-    """Ground truth of a batch in fixed shapes: boxes [B, M, 4] float32 xyxy, labels [B, M] int64, count [B] int32.
+    """Ground truth of a batch in fixed shapes: boxes [B, M, 4] float32 xyxy, labels [B, M] int64, counts [B] int32.
 
-    Rows past ``count`` are zero. M is at least 1.
+    Rows past the count are zero. M is at least 1.
     """
 
     boxes: Tensor
     labels: Tensor
-    count: Tensor
+    counts: Tensor
 
 
 def pad_targets(
@@ -47,15 +47,15 @@ def pad_targets(
             )
         if ids.device.type == "cpu" and len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < num_classes:
             raise ValueError(f"pad_targets: labels must lie in [0, {num_classes}), picture {i} has {ids.tolist()}")
-    rows = max([1, *map(len, labels)])
+    longest = max([1, *map(len, labels)])
     source = boxes[0].device if len(boxes) else None
-    padded_boxes = torch.zeros(len(boxes), rows, 4, dtype=torch.float32, device=source)
-    padded_labels = torch.zeros(len(boxes), rows, dtype=torch.int64, device=source)
+    padded_boxes = torch.zeros(len(boxes), longest, 4, dtype=torch.float32, device=source)
+    padded_labels = torch.zeros(len(boxes), longest, dtype=torch.int64, device=source)
     for i, (box, label) in enumerate(zip(boxes, labels, strict=True)):
         padded_boxes[i, : len(box)] = box
         padded_labels[i, : len(label)] = label
-    count = torch.tensor([len(label) for label in labels], dtype=torch.int32)
-    return PaddedTargets(*(t.to(device or source, non_blocking=True) for t in (padded_boxes, padded_labels, count)))
+    counts = torch.tensor([len(label) for label in labels], dtype=torch.int32)
+    return PaddedTargets(*(t.to(device or source, non_blocking=True) for t in (padded_boxes, padded_labels, counts)))
 
 
 def aligned_ota(
@@ -77,6 +77,6 @@ def aligned_ota(
         truth: B pictures. All float32, on one device.
     """
     return aligned_ota_assign(
-        scores, boxes, points, strides, truth.boxes, truth.labels, truth.count,
+        scores, boxes, points, strides, truth.boxes, truth.labels, truth.counts,
         center_radius=center_radius, topk=topk, class_weight=class_weight, iou_weight=iou_weight,
     )  # fmt: skip

@@ -7,14 +7,25 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastdet.models import damo_yolo
+from fastdet.models.detection_model import DetectionModel
 from fastdet.models.heads import RawHead, Targets
 from fastdet.models.keys import load_strict, official_layout
 from fastdet.models.model_spec import ModelSpec
 
-__all__ = ["FAMILIES", "ModelSpec", "RawHead", "Targets", "build", "load_official", "spec", "to_official"]
+__all__ = [
+    "FAMILIES",
+    "DetectionModel",
+    "ModelSpec",
+    "RawHead",
+    "Targets",
+    "build",
+    "load_official",
+    "spec",
+    "to_official",
+]
 
 FAMILIES = {
     "damo-yolo": damo_yolo,
@@ -39,7 +50,7 @@ def spec(name: str) -> ModelSpec:
     raise ValueError(f"models.spec: name must be one of {known}; got {name!r}")
 
 
-def build(name: str | ModelSpec, num_classes: int = 80) -> nn.Module:
+def build(name: str | ModelSpec, num_classes: int = 80) -> DetectionModel:
     """A model with random weights, in its training graph and training mode.
 
     Args:
@@ -47,7 +58,7 @@ def build(name: str | ModelSpec, num_classes: int = 80) -> nn.Module:
         num_classes: C, at least 1.
 
     Returns:
-        A module with ``forward(images [B, 3, H, W]) -> RawHead``, ``decode(raw) -> (boxes [B, A, 4], scores
+        DetectionModel: ``forward(images [B, 3, H, W]) -> RawHead``, ``decode(raw) -> (boxes [B, A, 4], scores
         [B, A, C])``, ``criterion(raw, targets) -> dict``, ``fuse()``, and the attributes ``spec`` and ``names``.
     """
     if num_classes < 1:
@@ -56,7 +67,7 @@ def build(name: str | ModelSpec, num_classes: int = 80) -> nn.Module:
     return FAMILIES[chosen.family].build(chosen, num_classes)
 
 
-def load_official(module: nn.Module, state: Mapping[str, Any]) -> nn.Module:
+def load_official(module: DetectionModel, state: Mapping[str, Any]) -> DetectionModel:
     """Fill ``module`` from the reference's own state dict (NumPy or torch values); returns ``module``.
 
     Strict both ways: missing, unused and misshapen entries are listed with the nearest names in a ValueError, and
@@ -66,7 +77,7 @@ def load_official(module: nn.Module, state: Mapping[str, Any]) -> nn.Module:
     return module
 
 
-def to_official(module: nn.Module) -> dict[str, Tensor]:
+def to_official(module: DetectionModel) -> dict[str, Tensor]:
     """The weights of ``module`` (training graph) under the reference's own keys; the inverse of ``load_official``."""
     layout = official_layout(module, FAMILIES[module.spec.family].key_map(module.spec))
     return {official: tensor for official, (_, tensor) in layout.items()}

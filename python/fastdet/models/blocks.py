@@ -6,6 +6,8 @@ A block that has a deployed form has ``fold_(batch_norm=True)``, which changes i
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -73,21 +75,21 @@ class RepConv(nn.Module):
     def __init__(self, c_in: int, c_out: int, *, stride: int = 1, act: type[nn.Module] | None = nn.SiLU):
         super().__init__()
         self.c_out = c_out
-        self.dense: nn.Module | None = ConvNormAct(c_in, c_out, kernel=3, stride=stride, act=None)
-        self.point: nn.Module | None = ConvNormAct(c_in, c_out, kernel=1, stride=stride, act=None)
-        self.conv: nn.Module | None = None
+        self.dense: ConvNormAct | None = ConvNormAct(c_in, c_out, kernel=3, stride=stride, act=None)
+        self.point: ConvNormAct | None = ConvNormAct(c_in, c_out, kernel=1, stride=stride, act=None)
+        self.conv: nn.Conv2d | None = None
         self.act = activation(act)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, c_in, H, W] -> [B, c_out, ceil(H / stride), ceil(W / stride)]."""
-        if self.conv is not None:
-            return self.act(self.conv(x))
-        return self.act(self.dense(x) + self.point(x))
+        if self.dense is not None and self.point is not None:
+            return self.act(self.dense(x) + self.point(x))
+        return self.act(cast(nn.Conv2d, self.conv)(x))
 
     def fold_(self, *, batch_norm: bool = True) -> None:
         """Replace the two branches by one convolution. ``batch_norm`` has no say here: a branch's is always folded."""
-        if self.conv is None:
-            self.conv = fold_rep_conv([(self.dense.conv, self.dense.bn), (self.point.conv, self.point.bn)])
+        if self.dense is not None and self.point is not None:
+            self.conv = fold_rep_conv([(branch.conv, branch.bn) for branch in (self.dense, self.point)])
             self.dense = self.point = None
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -20,8 +21,13 @@ def bn_scale_shift(bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     return scale, shift + bn.bias.double() if bn.affine else shift
 
 
-def folded_parameters(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+def folded_parameters(conv: nn.Conv2d, bn: nn.Module) -> tuple[Tensor, Tensor]:
     """Weight and bias, in float64, of the convolution that equals ``conv`` followed by ``bn`` in eval mode."""
+    if isinstance(bn, nn.Identity):
+        bias = torch.zeros(conv.out_channels, device=conv.weight.device) if conv.bias is None else conv.bias
+        return conv.weight.double(), bias.double()
+    if not isinstance(bn, nn.BatchNorm2d):
+        raise TypeError(f"fuse: a convolution can be folded with a BatchNorm2d, got {type(bn).__name__}")
     scale, shift = bn_scale_shift(bn)
     weight = conv.weight.double() * scale.view(-1, 1, 1, 1)
     return weight, shift if conv.bias is None else shift + conv.bias.double() * scale
@@ -34,7 +40,7 @@ def fold_conv_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
 
 
 @torch.no_grad()
-def fold_rep_conv(branches: Sequence[tuple[nn.Conv2d, nn.BatchNorm2d]]) -> nn.Conv2d:
+def fold_rep_conv(branches: Sequence[tuple[nn.Conv2d, nn.Module]]) -> nn.Conv2d:
     """One convolution that equals the sum of (convolution, BatchNorm) branches of the same stride and groups.
 
     Kernels are odd and padded "same"; the smaller ones are added at the centre of the largest, which the result
@@ -57,15 +63,11 @@ def fold_rep_conv(branches: Sequence[tuple[nn.Conv2d, nn.BatchNorm2d]]) -> nn.Co
 
 
 def _with_parameters(like: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
-    conv = nn.Conv2d(
-        like.in_channels, like.out_channels, like.kernel_size, like.stride, like.padding, like.dilation, like.groups,
-        device="meta",
-    )  # fmt: skip
+    conv = copy.deepcopy(like)
     # The memory format travels with the parameter, so a channels_last model stays one.
     layout = torch.empty_like(like.weight, requires_grad=False)
     conv.weight = nn.Parameter(layout.copy_(weight), requires_grad=like.weight.requires_grad)
     conv.bias = nn.Parameter(bias.to(like.weight.dtype), requires_grad=like.weight.requires_grad)
-    conv.train(like.training)
     return conv
 
 

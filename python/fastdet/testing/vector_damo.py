@@ -66,14 +66,14 @@ def _box_distances(t):
 def _head(t):
     from fastdet.assign import pad_targets
     from fastdet.models.damo_yolo.criterion import Criterion
+    from fastdet.models.damo_yolo.head import FlatHead
 
     cls_logits, reg_logits = _leaf(t, "head_cls_logits"), _leaf(t, "head_reg_logits")
     num_classes, reg_max = cls_logits.shape[-1], reg_logits.shape[-1] - 1
     counts = t["head_gt_count"].tolist()
     truth = pad_targets(t["head_gt_boxes"].split(counts), t["head_gt_labels"].split(counts), num_classes)
-    values, target = Criterion(num_classes, reg_max).losses(
-        cls_logits, reg_logits, t["head_points"], t["head_strides"], truth
-    )
+    flat = FlatHead(cls_logits, reg_logits, t["head_points"], t["head_strides"])
+    values, target = Criterion(num_classes, reg_max)(flat, truth)
     values["loss"].backward()
     return {
         "head_labels": target.labels,

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastdet import assign
 from fastdet.models.damo_yolo.criterion import Criterion
@@ -14,26 +14,17 @@ from fastdet.models.damo_yolo.head import ZeroHead
 from fastdet.models.damo_yolo.keys import key_map
 from fastdet.models.damo_yolo.neck import RepGFPN
 from fastdet.models.damo_yolo.specs import SPECS, DamoSpec
-from fastdet.models.fuse import fuse
+from fastdet.models.detection_model import DetectionModel
 from fastdet.models.heads import RawHead, Targets
-from fastdet.models.model_spec import default_names
 
 __all__ = ["SPECS", "DamoSpec", "DamoYolo", "build", "case_outputs", "key_map", "num_classes_of"]
 
 
-class DamoYolo(nn.Module):
-    """A DAMO-YOLO in its training graph.
-
-    Attributes:
-        spec: DamoSpec. num_classes: C. names: C class names, free to replace.
-        backbone, neck, head: the three parts, each fed with the one before it.
-    """
+class DamoYolo(DetectionModel):
+    """A DAMO-YOLO in its training graph: ``backbone``, ``neck`` and ``head``, each fed with the one before it."""
 
     def __init__(self, spec: DamoSpec, num_classes: int = 80):
-        super().__init__()
-        self.spec = spec
-        self.num_classes = num_classes
-        self.names = default_names(num_classes)
+        super().__init__(spec, num_classes)
         self.backbone = spec.backbone(spec.stem, spec.stages, spec.act)
         self.neck = RepGFPN(
             self.backbone.c_out,
@@ -50,10 +41,7 @@ class DamoYolo(nn.Module):
 
     def forward(self, images: Tensor) -> RawHead:
         """[B, 3, H, W] float, RGB in 0..255, H and W multiples of 32 -> RawHead."""
-        if images.ndim != 4 or images.shape[-3] != 3 or images.shape[-2] % 32 or images.shape[-1] % 32:
-            raise ValueError(
-                f"{self.spec.name}: images must be (B, 3, H, W) with H and W multiples of 32, got {tuple(images.shape)}"
-            )
+        self.check_images(images)
         return self.head(self.neck(self.backbone(images)))
 
     def decode(self, raw: RawHead) -> tuple[Tensor, Tensor]:
@@ -71,13 +59,8 @@ class DamoYolo(nn.Module):
             (detached), and ``num_pos``, the number of matched points.
         """
         flat = self.head.flatten(raw)
-        truth = assign.pad_targets(targets.boxes, targets.labels, self.num_classes, device=flat[0].device)
-        return self.loss.losses(*flat, truth)[0]
-
-    def fuse(self, *, batch_norm: bool = True) -> DamoYolo:
-        """Turn into the deployed graph, in place; see ``fastdet.models.fuse.fuse``."""
-        fuse(self, batch_norm=batch_norm)
-        return self
+        truth = assign.pad_targets(targets.boxes, targets.labels, self.num_classes, device=flat.cls_logits.device)
+        return self.loss(flat, truth)[0]
 
 
 def build(spec: DamoSpec, num_classes: int) -> DamoYolo:
@@ -87,8 +70,8 @@ def build(spec: DamoSpec, num_classes: int) -> DamoYolo:
 
 def num_classes_of(state: Mapping[str, Any]) -> int | None:
     """Class count of an official state dict, or None if it is none of this family's."""
-    weight = state.get("head.gfl_cls.0.weight")
-    return None if weight is None else int(weight.shape[0])
+    shape: tuple[int, ...] = tuple(getattr(state.get("head.gfl_cls.0.weight"), "shape", ()))
+    return shape[0] if len(shape) == 4 else None
 
 
 def case_outputs(module: DamoYolo, images: Tensor) -> dict[str, Tensor]:

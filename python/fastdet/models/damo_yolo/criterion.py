@@ -9,8 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastdet import assign, losses
-from fastdet.assign import PaddedTargets
+from fastdet.assign import PaddedTargets, aligned_ota
+from fastdet.losses import distribution_focal_loss, giou_loss, quality_focal_loss
+from fastdet.models.damo_yolo.head import FlatHead
 from fastdet.models.heads import boxes_to_distances, distances_to_boxes, expected_distances
 
 
@@ -46,10 +47,43 @@ class Criterion:
     bbox_weight: float = 2.0
     dfl_weight: float = 0.25
 
+    def __call__(self, flat: FlatHead, truth: PaddedTargets) -> tuple[dict[str, Tensor], Assigned]:
+        """Losses from flattened head outputs and ground truth on the same device.
+
+        Returns:
+            ``loss``, ``loss_cls``, ``loss_bbox``, ``loss_dfl`` (weighted scalars; only the first has a gradient) and
+            ``num_pos``; and the targets they were computed with.
+        """
+        scores = flat.cls_logits.sigmoid()
+        bins = torch.arange(self.reg_max + 1, dtype=torch.float32, device=scores.device)
+        distances = expected_distances(flat.reg_logits, bins) * flat.strides[:, None]
+        boxes = distances_to_boxes(flat.points, distances)
+        target = self.match(scores.detach(), boxes.detach(), flat.points, flat.strides, truth)
+
+        num_pos = target.num_pos.sum()
+        cls_sum = quality_focal_loss(scores, target.labels, target.label_scores).sum()
+        loss_cls = self.cls_weight * cls_sum / num_pos.clamp(min=1)
+
+        # Boxes count by how sure the point is of any class, not by the class of its target.
+        weight = scores.detach().amax(-1) * (target.labels < self.num_classes)
+        total_weight = weight.sum().clamp(min=1)
+        loss_bbox = self.bbox_weight * (giou_loss(boxes, target.boxes) * weight).sum() / total_weight
+        dfl_sum = (distribution_focal_loss(flat.reg_logits, target.distances) * weight.unsqueeze(-1)).sum()
+        loss_dfl = self.dfl_weight * dfl_sum / (4 * total_weight)
+
+        values = {
+            "loss": loss_cls + loss_bbox + loss_dfl,
+            "loss_cls": loss_cls.detach(),
+            "loss_bbox": loss_bbox.detach(),
+            "loss_dfl": loss_dfl.detach(),
+            "num_pos": num_pos,
+        }
+        return values, target
+
     @torch.no_grad()
-    def assign(self, scores: Tensor, boxes: Tensor, points: Tensor, strides: Tensor, truth: PaddedTargets) -> Assigned:
-        """Match points to ground truth; shapes as in ``losses``."""
-        matched = assign.aligned_ota(
+    def match(self, scores: Tensor, boxes: Tensor, points: Tensor, strides: Tensor, truth: PaddedTargets) -> Assigned:
+        """Targets of all points; scores [B, A, C], boxes [B, A, 4] in input pixels, points [A, 2], strides [A]."""
+        matched = aligned_ota(
             scores, boxes, points, strides, truth,
             center_radius=self.center_radius, topk=self.topk, class_weight=self.class_cost, iou_weight=self.iou_cost,
         )  # fmt: skip
@@ -60,42 +94,3 @@ class Criterion:
         return Assigned(
             matched.labels.long(), matched.label_scores, target_boxes, distances * positive, matched.num_pos
         )
-
-    def losses(
-        self, cls_logits: Tensor, reg_logits: Tensor, points: Tensor, strides: Tensor, truth: PaddedTargets
-    ) -> tuple[dict[str, Tensor], Assigned]:
-        """Losses from flattened head outputs.
-
-        Args:
-            cls_logits: [B, A, C]. reg_logits: [B, A, 4, reg_max + 1]. points: [A, 2] input pixels. strides: [A].
-            truth: ground truth on the same device.
-
-        Returns:
-            ``loss``, ``loss_cls``, ``loss_bbox``, ``loss_dfl`` (weighted scalars) and ``num_pos``, and the targets.
-        """
-        scores = cls_logits.sigmoid()
-        bins = torch.arange(self.reg_max + 1, dtype=torch.float32, device=reg_logits.device)
-        distances = expected_distances(reg_logits, bins) * strides[:, None]
-        boxes = distances_to_boxes(points, distances)
-        target = self.assign(scores.detach(), boxes.detach(), points, strides, truth)
-
-        num_pos = target.num_pos.sum()
-        cls_sum = losses.quality_focal_loss(scores, target.labels, target.label_scores).sum()
-        loss_cls = self.cls_weight * cls_sum / num_pos.clamp(min=1)
-
-        positive = target.labels < self.num_classes
-        weight = scores.detach().amax(-1) * positive
-        total_weight = weight.sum().clamp(min=1)
-        giou_sum = (losses.giou_loss(boxes, target.boxes) * weight).sum()
-        loss_bbox = self.bbox_weight * giou_sum / total_weight
-        dfl_rows = losses.distribution_focal_loss(reg_logits, target.distances)
-        loss_dfl = self.dfl_weight * (dfl_rows * weight.unsqueeze(-1)).sum() / (4 * total_weight)
-
-        values = {
-            "loss": loss_cls + loss_bbox + loss_dfl,
-            "loss_cls": loss_cls.detach(),
-            "loss_bbox": loss_bbox.detach(),
-            "loss_dfl": loss_dfl.detach(),
-            "num_pos": num_pos,
-        }
-        return values, target

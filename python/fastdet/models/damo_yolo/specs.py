@@ -8,7 +8,7 @@ from functools import partial
 
 from torch import nn
 
-from fastdet.models.damo_yolo.backbone import Backbone, CspBackbone, MobileBackbone, ResidualBackbone, Stage
+from fastdet.models.damo_yolo.backbone import CspBackbone, MobileBackbone, ResidualBackbone, Stage
 from fastdet.models.damo_yolo.blocks import Block, DenseDown, DepthwiseDown, MobileBlock, RepBlock
 from fastdet.models.model_spec import ModelSpec
 
@@ -30,7 +30,7 @@ class DamoSpec(ModelSpec):
     scale: bool = False
     max_det: int = 500
     license: str = "Apache-2.0"
-    backbone: type[Backbone]
+    backbone: type[ResidualBackbone] | type[CspBackbone] | type[MobileBackbone]
     stem: int
     stages: tuple[Stage, ...]
     act: type[nn.Module] = nn.SiLU

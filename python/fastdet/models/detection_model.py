@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every family's module offers, so that training, prediction and files need not know the family."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from fastdet.models.fuse import fuse
+from fastdet.models.model_spec import ModelSpec, default_names
+
+
+class DetectionModel(nn.Module):
+    """A detector between preprocessing and suppression.
+
+    Attributes:
+        spec: ModelSpec; replace it when input size or preprocessing change, ``dataclasses.replace(spec, ...)``.
+        num_classes: C. names: C class names, free to replace.
+    """
+
+    def __init__(self, spec: ModelSpec, num_classes: int):
+        super().__init__()
+        self.spec: Any = spec
+        self.num_classes = num_classes
+        self.names: list[str] = default_names(num_classes)
+
+    def decode(self, raw: Any) -> tuple[Tensor, Tensor]:
+        """Boxes [B, A, 4] xyxy in input pixels, not clipped, and scores [B, A, C] in [0, 1]; float32."""
+        raise NotImplementedError(f"{type(self).__name__}: decode is the family's")
+
+    def criterion(self, raw: Any, targets: Any) -> dict[str, Tensor]:
+        """``loss`` to call ``backward`` on, its weighted parts and ``num_pos``, from a RawHead and Targets."""
+        raise NotImplementedError(f"{type(self).__name__}: criterion is the family's")
+
+    def check_images(self, images: Tensor) -> None:
+        """Raise ValueError unless ``images`` is [B, 3, H, W] with H and W multiples of the coarsest stride."""
+        step = self.spec.strides[-1]
+        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % step or images.shape[3] % step:
+            raise ValueError(
+                f"{self.spec.name}: images must be (B, 3, H, W) with H and W multiples of {step}, "
+                f"got {tuple(images.shape)}"
+            )
+
+    def fuse(self, *, batch_norm: bool = True) -> DetectionModel:
+        """Turn into the deployed graph, in place, and return self; see ``fastdet.models.fuse.fuse``."""
+        fuse(self, batch_norm=batch_norm)
+        return self

@@ -12,7 +12,7 @@ from torch import Tensor
 from fastdet.models import damo_yolo
 from fastdet.models.detection_model import DetectionModel
 from fastdet.models.heads import RawHead, Targets
-from fastdet.models.keys import load_strict, official_layout
+from fastdet.models.keys import KeyMap, load_strict, official_layout
 from fastdet.models.model_spec import ModelSpec
 
 __all__ = [
@@ -73,11 +73,17 @@ def load_official(module: DetectionModel, state: Mapping[str, Any]) -> Detection
     Strict both ways: missing, unused and misshapen entries are listed with the nearest names in a ValueError, and
     then nothing has been changed. A ``module.`` prefix on every key is ignored.
     """
-    load_strict(module, state, FAMILIES[module.spec.family].key_map(module.spec))
+    load_strict(module, state, _key_map(module, "load_official"))
     return module
 
 
 def to_official(module: DetectionModel) -> dict[str, Tensor]:
     """The weights of ``module`` (training graph) under the reference's own keys; the inverse of ``load_official``."""
-    layout = official_layout(module, FAMILIES[module.spec.family].key_map(module.spec))
+    layout = official_layout(module, _key_map(module, "to_official"))
     return {official: tensor for official, (_, tensor) in layout.items()}
+
+
+def _key_map(module: DetectionModel, caller: str) -> KeyMap:
+    if module.fused:
+        raise ValueError(f"{caller}: module must be in its training graph, got a fused one; build it anew")
+    return FAMILIES[module.spec.family].key_map(module.spec)

@@ -16,13 +16,14 @@ class DetectionModel(nn.Module):
 
     Attributes:
         spec: ModelSpec; replace it when input size or preprocessing change, ``dataclasses.replace(spec, ...)``.
-        num_classes: C. names: C class names, free to replace.
+        num_classes: C. names: C class names, free to replace. fused: True once in the deployed graph.
     """
 
     def __init__(self, spec: ModelSpec, num_classes: int):
         super().__init__()
         self.spec: Any = spec
         self.num_classes = num_classes
+        self.fused = False
         self.names: list[str] = default_names(num_classes)
 
     def decode(self, raw: Any) -> tuple[Tensor, Tensor]:
@@ -45,4 +46,5 @@ class DetectionModel(nn.Module):
     def fuse(self, *, batch_norm: bool = True) -> DetectionModel:
         """Turn into the deployed graph, in place, and return self; see ``fastdet.models.fuse.fuse``."""
         fuse(self, batch_norm=batch_norm)
+        self.fused = True
         return self

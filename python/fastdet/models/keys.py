@@ -65,7 +65,7 @@ def official_layout(module: nn.Module, keys: KeyMap) -> dict[str, tuple[str, Ten
     for ours, tensor in module.state_dict().items():
         official = keys.to_official(ours)
         if official is None:
-            raise ValueError(f"to_official: {ours} has no official name; a fused model cannot be written back")
+            raise ValueError(f"to_official: {ours} has no official name in the key map")
         layout[official] = (ours, tensor)
     return layout
 

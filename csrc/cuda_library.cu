@@ -61,8 +61,16 @@ int synchronize(void* stream, CudaTable::Message message) {
   return guarded(message, [&] { require(cudaStreamSynchronize(static_cast<cudaStream_t>(stream)), "waiting for a stream"); });
 }
 
+#ifdef FASTDET_EMULATED
+constexpr std::int32_t kEmulated = 1;
+constexpr const char* kDescription = "emulated on the CPU";
+#else
+constexpr std::int32_t kEmulated = 0;
+constexpr const char* kDescription = FASTDET_CUDA_DESCRIPTION;
+#endif
+
 const CudaTable table = {
-    CudaTable::kAbi,   sizeof(CudaTable), kEmulated, kEmulated ? "emulated on the CPU" : FASTDET_CUDA_DESCRIPTION,
+    CudaTable::kAbi,   sizeof(CudaTable), kEmulated,         kDescription,
     device_count,      current_device,    set_device, device_of_pointer,
     allocate,          release,           synchronize,
     launcher<NmsParams, nms_cuda>,

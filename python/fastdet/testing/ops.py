@@ -34,7 +34,7 @@ VARIANTS = (
     "torch-bfloat16",
     "cuda-forward",
     "cuda-reverse",
-    "cuda-shuffle",
+    "cuda-shuffled",
     "cuda-strided",
     "cuda-bfloat16",
 )
@@ -74,7 +74,7 @@ def cuda_kind() -> str:
 
 
 def set_thread_order(order: str) -> None:
-    """Order in which emulated CUDA threads and blocks run: ``forward``, ``reverse`` or ``shuffle``."""
+    """Order in which emulated CUDA threads and blocks run: ``forward``, ``reverse`` or ``shuffled``."""
     library = ctypes.CDLL(os.environ["FASTDET_CUDA_LIB"])
     if library.fastdet_emulator_set_order(order.encode()) != 0:
         raise ValueError(f"set_thread_order: unknown order {order!r}")
@@ -151,7 +151,7 @@ def _run_cuda(case: Case, args: tuple[Any, ...], how: str) -> Any:
         presented = _presented(case, args, "torch", how)
         moved = [[x.cuda() for x in a] if isinstance(a, list) else a.cuda() if torch.is_tensor(a) else a for a in presented]
         return case.op.run(*moved)
-    set_thread_order(how if how in ("forward", "reverse", "shuffle") else "forward")
+    set_thread_order(how if how in ("forward", "reverse", "shuffled") else "forward")
     try:
         with backend("cuda"):
             return case.op.run(*_presented(case, args, "torch", how))

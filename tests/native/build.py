@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds emulated CUDA code: the library with every operator's kernels, and small programs for the emulator's own tests.
+"""Builds emulated CUDA code: the library with every operator's kernels, and programs for the emulator's own tests.
 
 ``python tests/native/build.py [--variant plain|O0|asan|tsan]`` prints the path of the library. Loaded through
 ``FASTDET_CUDA_LIB`` it makes ``fastdet`` run its CUDA kernels on the CPU. Objects are kept under ``build/native`` (or
@@ -23,8 +23,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 EMULATOR = ROOT / "tests" / "native" / "emulator"
-WARNINGS = "-Wall -Wextra -Wconversion -Werror -Wno-unknown-pragmas".split()  # nvcc's unroll pragma is unknown to g++
-COMMON = "-std=c++17 -g1 -fPIC -pthread -ffp-contract=off -fvisibility=hidden -DFASTDET_EMULATED".split()
+WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Werror", "-Wno-unknown-pragmas")  # g++ does not know "#pragma unroll"
+CODE = ("-std=c++17", "-g1", "-fPIC", "-pthread", "-ffp-contract=off", "-fvisibility=hidden", "-DFASTDET_EMULATED")
+COMMON = (*CODE, f"-ffile-prefix-map={ROOT}/=")
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,13 @@ def _link(variant: str, name: str, sources: list[Path], flags: list[str], jobs: 
     with _locked(folder), ThreadPoolExecutor(jobs or len(os.sched_getaffinity(0))) as pool:
         objects = list(pool.map(lambda unit: _compile(folder, *unit), units))
         command = [*shlex.split(compiler()), *flags, *map(str, objects), "-pthread", *VARIANTS[variant].link]
-        if not target.exists() or any(obj.stat().st_mtime_ns > target.stat().st_mtime_ns for obj in objects):
-            _run([*command, "-o", str(target)])
+        command += ["-o", str(target)]
+        record = folder / f"{name}.link"  # how the present target was linked
+        made_so = target.exists() and record.exists() and record.read_text() == shlex.join(command)
+        if not made_so or any(obj.stat().st_mtime_ns > target.stat().st_mtime_ns for obj in objects):
+            record.unlink(missing_ok=True)
+            _run(command)
+            record.write_text(shlex.join(command))
     return target
 
 

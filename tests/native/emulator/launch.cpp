@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Launches, and what kernels ask of the running block.
-#include <sys/mman.h>
-
 #include <cstdint>
 #include <cstdlib>
 #include <mutex>
-#include <new>
 #include <stdexcept>
 #include <string>
 
@@ -32,24 +29,12 @@ Schedule& schedule() {
   return chosen;
 }
 
-// Address space for tokens; TSan only names these addresses, nobody touches them.
-class TokenSpace {
- public:
-  TokenSpace() {
-    if (!with_tsan) return;
-    base_ = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (base_ == MAP_FAILED) throw std::bad_alloc();
-  }
-  ~TokenSpace() {
-    if (base_ != nullptr) munmap(base_, bytes);
-  }
-  TokenSpace(const TokenSpace&) = delete;
-  TokenSpace& operator=(const TokenSpace&) = delete;
-  char* base() const { return static_cast<char*>(base_); }
-
- private:
-  static constexpr std::size_t bytes = (1 + Block::blocks_with_tokens * Block::tokens_per_block) * Block::token_bytes;
-  void* base_ = nullptr;
+// The launch's threads come after what the host did before, and the host goes on after all of them, also if one failed.
+struct HostOrder {
+  HostOrder() { running_block().release_to_threads(); }
+  ~HostOrder() { running_block().acquire_from_threads(); }
+  HostOrder(const HostOrder&) = delete;
+  HostOrder& operator=(const HostOrder&) = delete;
 };
 
 dim3 extent_of(const Dim3& extent) {
@@ -61,7 +46,7 @@ dim3 extent_of(const Dim3& extent) {
 void launch_threads(const char* kernel, const Dim3& grid_extent, const Dim3& block_extent, std::int64_t shared_bytes,
                     void (*body)(void*), void* argument) {
   const std::lock_guard<std::mutex> one_at_a_time(launch_mutex);
-  const TokenSpace tokens;
+  const HostOrder order_of_memory;
   Grid grid;
   grid.kernel = kernel;
   grid.extent = extent_of(grid_extent);
@@ -69,14 +54,12 @@ void launch_threads(const char* kernel, const Dim3& grid_extent, const Dim3& blo
   grid.dynamic_bytes = static_cast<std::size_t>(shared_bytes);
   grid.body = body;
   grid.argument = argument;
-  grid.tokens = tokens.base();
   ThreadOrder order(schedule(), static_cast<int>(block_extent.x * block_extent.y * block_extent.z));
   const auto blocks = static_cast<std::uint64_t>(grid_extent.x) * static_cast<std::uint64_t>(grid_extent.y) *
                       static_cast<std::uint64_t>(grid_extent.z);
   for (const std::uint64_t block : block_order(schedule(), blocks)) {
     running_block().run(grid, block, order);
   }
-  acquire_token(grid.end_token());
 }
 
 uint3 thread_index() { return running_block().current().index; }

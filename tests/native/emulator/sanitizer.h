@@ -4,9 +4,10 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 #if defined(FASTDET_EMULATOR_ASAN)
-#include <sanitizer/asan_interface.h>
+#include <sanitizer/asan_interface.h>  // its macros do nothing in files without instrumentation, its functions do
 #include <sanitizer/common_interface_defs.h>
 #elif defined(FASTDET_EMULATOR_TSAN)
 #include <sanitizer/tsan_interface.h>
@@ -22,8 +23,8 @@ namespace fastdet::emulator {
 
 #if defined(FASTDET_EMULATOR_ASAN)
 constexpr bool with_asan = true, with_tsan = false;
-inline void poison(const void* memory, std::size_t bytes) { ASAN_POISON_MEMORY_REGION(memory, bytes); }
-inline void unpoison(const void* memory, std::size_t bytes) { ASAN_UNPOISON_MEMORY_REGION(memory, bytes); }
+inline void poison(const void* memory, std::size_t bytes) { __asan_poison_memory_region(memory, bytes); }
+inline void unpoison(const void* memory, std::size_t bytes) { __asan_unpoison_memory_region(memory, bytes); }
 #else
 inline void poison(const void*, std::size_t) {}
 inline void unpoison(const void*, std::size_t) {}
@@ -32,9 +33,8 @@ inline void unpoison(const void*, std::size_t) {}
 #if defined(FASTDET_EMULATOR_TSAN)
 constexpr bool with_asan = false, with_tsan = true;
 // Each CUDA thread is a thread of its own to TSan; switching orders nothing, only tokens do.
-inline void* create_tsan_fiber() { return __tsan_create_fiber(0); }
+inline void* create_tsan_fiber() { return __tsan_create_fiber(0); }  // half a megabyte, half a millisecond
 inline void* current_tsan_fiber() { return __tsan_get_current_fiber(); }
-inline void destroy_tsan_fiber(void* fiber) { __tsan_destroy_fiber(fiber); }
 inline void switch_tsan_fiber(void* fiber) { __tsan_switch_to_fiber(fiber, __tsan_switch_to_fiber_no_sync); }
 inline void release_token(void* token) { __tsan_release(token); }
 inline void acquire_token(void* token) { __tsan_acquire(token); }
@@ -55,7 +55,6 @@ constexpr bool with_asan = false, with_tsan = false;
 #endif
 inline void* create_tsan_fiber() { return nullptr; }
 inline void* current_tsan_fiber() { return nullptr; }
-inline void destroy_tsan_fiber(void*) {}
 inline void switch_tsan_fiber(void*) {}
 inline void release_token(void*) {}
 inline void acquire_token(void*) {}
@@ -64,5 +63,22 @@ struct IgnoreAccesses {
   ~IgnoreAccesses() {}
 };
 #endif
+
+// TSan's fibers are dear, so blocks share them. What one fiber runs counts as ordered: neighbours in the order of blocks
+// get different fibers, so that a race between them is seen; blocks `sets` apart share theirs.
+class TsanFibers {
+ public:
+  void* get(std::uint64_t block, int thread, int threads) {
+    if (!with_tsan) return nullptr;
+    const int sets = threads <= 64 ? 8 : threads <= 128 ? 4 : 2;
+    const std::size_t place = block % static_cast<std::uint64_t>(sets) * static_cast<std::uint64_t>(threads) +
+                              static_cast<std::size_t>(thread);
+    if (fibers_[place] == nullptr) fibers_[place] = create_tsan_fiber();
+    return fibers_[place];
+  }
+
+ private:
+  void* fibers_[with_tsan ? 2048 : 1] = {};
+};
 
 }  // namespace fastdet::emulator

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "scheduler.h"
 
-#include <cstdarg>
 #include <cstdio>
 #include <stdexcept>
 #include <string>
@@ -34,6 +33,7 @@ Block& running_block() {
 
 void Block::run(const Grid& grid, std::uint64_t block, ThreadOrder& order) {
   order_ = &order;
+  ++block_number_;
   begin(grid, block);
   switch_to(pick());
   if (!failed_ && done_ < count_) report_deadlock();
@@ -48,7 +48,6 @@ void Block::begin(const Grid& grid, std::uint64_t block) {
     block /= extent;
     return index;
   };
-  token_base_ = block % blocks_with_tokens * tokens_per_block;
   index_.x = part(grid.extent.x);
   index_.y = part(grid.extent.y);
   index_.z = part(grid.extent.z);
@@ -68,14 +67,19 @@ void Block::begin(const Grid& grid, std::uint64_t block) {
     thread.fiber.stack = memory_.stack(i);
     thread.fiber.stack_bytes = BlockMemory::usable_stack_bytes();
     thread.fiber.asan_fake_stack = nullptr;
-    thread.fiber.tsan_fiber = create_tsan_fiber();
+    thread.fiber.tsan_fiber = tsan_fibers_.get(block_number_, i, count_);
     prepare_context(thread.fiber.context, memory_.stack(i), thread.fiber.stack_bytes, start_thread);
   }
   order_->begin_block();
 }
 
 void Block::end() {
-  for (int i = 0; i < count_; ++i) destroy_tsan_fiber(threads_[i].fiber.tsan_fiber);
+  for (int i = 0; i < count_; ++i) {
+    if (!failed_) break;
+    switch_tsan_fiber(threads_[i].fiber.tsan_fiber);  // on behalf of threads that will never get to their end
+    release_token(end_token());
+    switch_tsan_fiber(host_.tsan_fiber);
+  }
   const char* const overrun = memory_.overrun();
   if (overrun == nullptr || failed_) return;
   failed_ = true;
@@ -103,19 +107,22 @@ void Block::throw_error() {
 }
 
 void Block::fail(const Site* site, const char* format, ...) {
-  const IgnoreAccesses reporting;
-  failed_ = true;
-  const uint3 thread = threads_[current_].index;
   std::va_list arguments;
   va_start(arguments, format);
-  const int length = std::vsnprintf(error_, sizeof(error_), format, arguments);
+  write_error(site, format, arguments);
   va_end(arguments);
-  if (length >= 0 && static_cast<std::size_t>(length) < sizeof(error_)) {
-    std::snprintf(error_ + length, sizeof(error_) - static_cast<std::size_t>(length), "; thread (%u, %u, %u) at %s, %s:%d",
-                  thread.x, thread.y, thread.z, site->text, site->file, site->line);
-  }
+  failed_ = true;
   switch_to(-1, true);
   __builtin_unreachable();  // the host drops the fibers of a failed block
+}
+
+void Block::write_error(const Site* site, const char* format, std::va_list arguments) {
+  const IgnoreAccesses reporting;
+  const uint3 thread = threads_[current_].index;
+  const int length = std::vsnprintf(error_, sizeof(error_), format, arguments);
+  if (length < 0 || static_cast<std::size_t>(length) >= sizeof(error_)) return;
+  std::snprintf(error_ + length, sizeof(error_) - static_cast<std::size_t>(length), "; thread (%u, %u, %u) at %s, %s:%d",
+                thread.x, thread.y, thread.z, site->text, site->file, site->line);
 }
 
 // The next runnable thread, or -1. Two ends of rounds without one: there is none.
@@ -150,8 +157,9 @@ void Block::wait() {
 
 void Block::thread_main() {
   enter_stack(threads_[current_].fiber, leaving_ < 0 ? host_ : threads_[leaving_].fiber);
+  acquire_token(start_token());
   grid_->body(grid_->argument);
-  release_token(grid_->end_token());
+  release_token(end_token());
   threads_[current_].state = State::done;
   ++done_;
   check_exit();
@@ -190,8 +198,8 @@ int Block::barrier(const Site* site, Vote vote, int predicate) {
   self.state = State::at_barrier;
   self.site = site;
   self.predicate = predicate;
-  const unsigned parity = barriers_ & 1u;
-  release_token(token(parity));
+  const unsigned number = barriers_;
+  release_token(barrier_token(number));
   if (++at_barrier_ == count_) {
     int true_count = 0;
     for (int i = 0; i < count_; ++i) {
@@ -204,7 +212,7 @@ int Block::barrier(const Site* site, Vote vote, int predicate) {
     ++barriers_;
   }
   wait();
-  acquire_token(token(parity));
+  acquire_token(barrier_token(number));
   return barrier_result_;
 }
 

@@ -4,6 +4,7 @@
 // there (memcpy, new) would be taken for the kernel's own by TSan.
 #pragma once
 
+#include <cstdarg>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -47,8 +48,6 @@ struct Grid {
   std::size_t dynamic_bytes = 0;
   void (*body)(void*) = nullptr;
   void* argument = nullptr;
-  char* tokens = nullptr;  // under TSan: addresses that stand for orderings, so many for each block
-  void* end_token() const { return tokens; }
 };
 
 class Block {
@@ -62,6 +61,9 @@ class Block {
   BlockMemory& memory() { return memory_; }
   std::uint64_t switches() const { return switches_; }
 
+  void release_to_threads() { release_token(start_token()); }
+  void acquire_from_threads() { acquire_token(end_token()); }
+
   // On the fiber.
   int barrier(const Site* site, Vote vote, int predicate);
   std::uint64_t collective(const Site* site, Collective kind, unsigned mask, std::uint64_t value, std::int64_t operand,
@@ -69,17 +71,12 @@ class Block {
   [[noreturn]] void thread_main();
   [[noreturn]] void fail(const Site* site, const char* format, ...) __attribute__((format(printf, 3, 4)));
 
-  // Tokens of a block: two for its barriers, two for each thread's __syncwarp, used in turn, so that the next arrival of
-  // a fast thread does not cover for the last one of a slow thread. Blocks so far apart that they share tokens: 65536.
-  static constexpr std::size_t tokens_per_block = 2 + 2 * max_threads;
-  static constexpr std::size_t blocks_with_tokens = 1u << 16;
-  static constexpr std::size_t token_bytes = 8;
-
  private:
   void begin(const Grid& grid, std::uint64_t block);
   void end();
   void report_deadlock();
   [[noreturn]] void throw_error();
+  void write_error(const Site* site, const char* format, std::va_list arguments);
   int pick();
   void switch_to(int next, bool for_good = false);
   void wait();
@@ -89,11 +86,21 @@ class Block {
   void complete_collective(unsigned mask);
   int shuffle_source(int lane);
   void order_warp_memory(unsigned mask);
-  void* token(std::size_t number) const {
-    return grid_->tokens + (1 + token_base_ + number) * token_bytes;
+
+  // Tokens stand for orderings of memory; only their addresses count. A block has two for its barriers and two for each
+  // thread's __syncwarp, used in turn, so that the next arrival of a fast thread does not cover for a slow one.
+  static constexpr std::size_t token_bytes = 8;
+  static constexpr std::size_t tokens_per_block = 2 + 2 * max_threads;
+  static constexpr std::size_t token_blocks = 64;  // later blocks take the tokens of earlier ones
+  void* token(std::size_t number) { return tokens_ + (with_tsan ? number * token_bytes : 0); }
+  void* start_token() { return token(0); }
+  void* end_token() { return token(1); }
+  void* block_token(std::size_t number) {
+    return token(2 + block_number_ % token_blocks * tokens_per_block + number);
   }
-  void* warp_token(int thread, unsigned sync) const {
-    return token(2 + 2 * static_cast<std::size_t>(thread) + (sync & 1u));
+  void* barrier_token(unsigned barrier) { return block_token(barrier & 1u); }
+  void* warp_token(int thread, unsigned sync) {
+    return block_token(2 + 2 * static_cast<std::size_t>(thread) + (sync & 1u));
   }
 
   const Grid* grid_ = nullptr;
@@ -109,7 +116,9 @@ class Block {
   unsigned barriers_ = 0;  // opened so far
   int current_ = -1;       // -1: the host
   int leaving_ = -1;       // who switched last; for ASan
-  std::size_t token_base_ = 0;
+  TsanFibers tsan_fibers_;
+  char tokens_[with_tsan ? (2 + token_blocks * tokens_per_block) * token_bytes : 1];
+  std::uint64_t block_number_ = 0;  // blocks run so far, in all launches
   std::uint64_t switches_ = 0;
   bool failed_ = false;
   char error_[1024];

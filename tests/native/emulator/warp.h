@@ -48,9 +48,10 @@ template <typename T>
 inline unsigned match_any(const Site* site, unsigned mask, T value) {
   return static_cast<unsigned>(warp_collective(site, Collective::match_any, mask, to_bits(value)));
 }
-inline void sync_warp(const Site* site, unsigned mask = 0xFFFFFFFFu) {
-  static_cast<void>(warp_collective(site, Collective::sync, mask));
-}
+struct WarpSync {
+  const Site* site;
+  void operator()(unsigned mask = 0xFFFFFFFFu) const { static_cast<void>(warp_collective(site, Collective::sync, mask)); }
+};
 
 }  // namespace fastdet::emulator
 
@@ -68,7 +69,7 @@ inline void sync_warp(const Site* site, unsigned mask = 0xFFFFFFFFu) {
 #define __match_any_sync(...) \
   ::fastdet::emulator::match_any(FD_EMULATED_SITE("__match_any_sync(" #__VA_ARGS__ ")"), __VA_ARGS__)
 #define __syncwarp(...) \
-  ::fastdet::emulator::sync_warp(FD_EMULATED_SITE("__syncwarp(" #__VA_ARGS__ ")"), ##__VA_ARGS__)
+  (::fastdet::emulator::WarpSync{FD_EMULATED_SITE("__syncwarp(" #__VA_ARGS__ ")")}(__VA_ARGS__))
 
 #define __syncthreads() static_cast<void>(::fastdet::emulator::block_barrier(FD_EMULATED_SITE("__syncthreads()")))
 #define FD_EMULATED_BARRIER(kind, name, predicate)                                        \

@@ -57,8 +57,17 @@ bool sort(const NmsParams& p, const NmsTask& task, Stream stream) {
 
 }  // namespace
 
-void nms_cuda(const NmsParams& p, Stream stream) {
-  if (p.images() == 0) return;
+namespace {
+
+// Images [first, first + count) of a batch.
+TensorView images_of(TensorView view, std::int64_t first, std::int64_t count) {
+  if (view.data == nullptr) return view;
+  view.data = view.as<char>() + first * view.stride[0] * static_cast<std::int64_t>(item_size(view.dtype));
+  view.shape[0] = count;
+  return view;
+}
+
+void suppress(const NmsParams& p, Stream stream) {
   const NmsTask task = make_task(p);
   bool in_sorted = false;
   if (p.selected() > 0) {
@@ -77,6 +86,22 @@ void nms_cuda(const NmsParams& p, Stream stream) {
     using TBox = typename decltype(box_tag)::type;
     FD_LAUNCH(nms_walk_kernel<TBox>, Dim3(1, p.images()), kNmsThreads, 0, stream, task, in_sorted);
   });
+}
+
+}  // namespace
+
+void nms_cuda(const NmsParams& p, Stream stream) {
+  constexpr std::int64_t kMostImages = 65535;  // height of a grid
+  for (std::int64_t first = 0; first < p.images(); first += kMostImages) {
+    const std::int64_t count = p.images() - first < kMostImages ? p.images() - first : kMostImages;
+    NmsParams part = p;
+    for (TensorView NmsParams::*array : {&NmsParams::boxes, &NmsParams::scores, &NmsParams::groups, &NmsParams::out_boxes,
+                                         &NmsParams::out_scores, &NmsParams::out_labels, &NmsParams::out_index, &NmsParams::out_count}) {
+      part.*array = images_of(p.*array, first, count);
+    }
+    part.workspace = static_cast<char*>(p.workspace) + first * nms_layout(p).bytes();
+    suppress(part, stream);
+  }
 }
 
 }  // namespace fastdet

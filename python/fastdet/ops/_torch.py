@@ -56,9 +56,7 @@ class Bridge:
         grad = torch.is_grad_enabled()
         for a in args:
             for x in a if isinstance(a, (list, tuple)) else (a,):
-                if isinstance(x, torch.Tensor) and (
-                    watched or type(x) not in _PLAIN or (grad and x.requires_grad)
-                ):
+                if isinstance(x, torch.Tensor) and (watched or type(x) not in _PLAIN or (grad and x.requires_grad)):
                     return True
         return False
 

@@ -195,7 +195,9 @@ def _fake_index(boxes: Any, *_: Any) -> Any:
     return boxes.new_empty((torch.library.get_ctx().new_dynamic_size(),), dtype=torch.int64)
 
 
-def _fake_kept(boxes: Any, scores: Any, score_threshold: float, iou_threshold: float, max_det: int, *_: Any) -> tuple[Any, ...]:
+def _fake_kept(
+    boxes: Any, scores: Any, score_threshold: float, iou_threshold: float, max_det: int, *_: Any
+) -> tuple[Any, ...]:
     import torch
 
     b = boxes.shape[0]

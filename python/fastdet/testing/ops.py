@@ -149,7 +149,9 @@ def _run_cuda(case: Case, args: tuple[Any, ...], how: str) -> Any:
         import torch
 
         presented = _presented(case, args, "torch", how)
-        moved = [[x.cuda() for x in a] if isinstance(a, list) else a.cuda() if torch.is_tensor(a) else a for a in presented]
+        moved = [
+            [x.cuda() for x in a] if isinstance(a, list) else a.cuda() if torch.is_tensor(a) else a for a in presented
+        ]
         return case.op.run(*moved)
     set_thread_order(how if how in ("forward", "reverse", "shuffled") else "forward")
     try:

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 
 from fastdet.testing.vector_damo import damo_losses
+from fastdet.testing.vector_nms import nms_scenarios
 
 Arrays = dict[str, np.ndarray]
 
 # Stem of a file in the parity data -> what computes its outputs from its inputs.
 VECTORS: dict[str, Callable[[Mapping[str, np.ndarray]], Arrays]] = {
     "damo_losses": damo_losses,
+    "nms": nms_scenarios,
 }
 
 

@@ -8,6 +8,7 @@
 #include "bindings/cuda_table.h"
 #include "core/check.h"
 #include "core/launch.h"
+#include "ops/aligned_ota/aligned_ota.h"
 #include "ops/nms/nms.h"
 
 namespace fastdet {
@@ -74,6 +75,7 @@ const CudaTable table = {
     device_count,      current_device,    set_device, device_of_pointer,
     allocate,          release,           synchronize,
     launcher<NmsParams, nms_cuda>,
+    launcher<AlignedOtaParams, aligned_ota_cuda>,
 };
 
 }  // namespace

@@ -35,6 +35,7 @@ struct CudaTable {
   int (*synchronize)(void* stream, Message message);
 
   Launcher<NmsParams> nms;
+  Launcher<AlignedOtaParams> aligned_ota;
 };
 
 }  // namespace fastdet

@@ -38,5 +38,6 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
   module.def("cuda_emulated", [] { return bindings::cuda().emulated != 0; });
 
   bindings::bind_device_array(module);
+  bindings::bind_aligned_ota(module);
   bindings::bind_nms(module);
 }

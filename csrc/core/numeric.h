@@ -95,20 +95,25 @@ inline float round_down(double value) {
   return bit_cast<float>(nearest > 0.0f ? bits - 1u : bits + 1u);
 }
 
-// Natural logarithm of a normal positive float, within 2 ulp. x = 2^e m with m in [sqrt(1/2), sqrt(2)),
-// log m = 2 atanh(s) with s = (m - 1) / (m + 1) by its odd series, and e ln 2 added in two parts.
-FD_HD float log_exact(float x) {
+// log(x 2^-shift) for a normal positive float x, within 1 ulp; x = 0 counts as 2^-127. x = 2^e (1 + f) with 1 + f in
+// [sqrt(1/2), sqrt(2)), log(1 + f) = f - f^2 / 2 + f^3 P(f) with P a minimax fit of our own, ln 2 in two parts of which the
+// larger is exact when multiplied by e. No division and no branch, so that loops over it vectorise.
+FD_HD float log_exact(float x, std::int32_t shift = 0) {
   const std::uint32_t bits = bit_cast<std::uint32_t>(x);
   const std::int32_t exponent = (static_cast<std::int32_t>(bits) - 0x3f3504f3) >> 23;  // 0x3f3504f3: sqrt(1/2)
   const float f = bit_cast<float>(bits - (static_cast<std::uint32_t>(exponent) << 23)) - 1.0f;
-  const float s = f / (2.0f + f);
-  const float z = s * s;
-  // |s| <= 0.1716: the first omitted term is below 2^-30 of the result.
-  const float series = z * (0.6666667f + z * (0.4f + z * (0.2857143f + z * 0.2222222f)));
-  const float e = static_cast<float>(exponent);
-  // 2 s + s series, with 2 s written as f - s f so that the bits of f survive.
-  const float tail = s * (series - f) + e * -2.12194440e-4f;
-  return (e * 0.693359375f + f) + tail;
+  const float e = static_cast<float>(exponent - shift);
+  float p = -0.0763440207f;
+  p = p * f + 0.127614811f;
+  p = p * f + -0.131601736f;
+  p = p * f + 0.142017722f;
+  p = p * f + -0.166233599f;
+  p = p * f + 0.200012267f;
+  p = p * f + -0.250008196f;
+  p = p * f + 0.333333313f;
+  const float f2 = f * f;
+  const float tail = (f * f2) * p + e * -2.12194440e-4f;
+  return (f + (tail - 0.5f * f2)) + e * 0.693359375f;
 }
 
 }  // namespace fastdet

@@ -11,10 +11,10 @@
 
 namespace fastdet {
 
-// Inputs may have any strides and are only read. Outputs are contiguous and do not overlap the inputs; those of a half that is
-// not wanted are null: either all of the assignment or all of the cost. The workspace is aligned to 64 bytes.
+// Inputs may have any strides and are only read. Outputs are contiguous and do not overlap the inputs: those of the assignment, or,
+// with want_cost, those of the cost; the others stay null. The workspace is aligned to 64 bytes.
 struct AlignedOtaParams {
-  static constexpr int kMaxTopk = 1024;
+  static constexpr std::int64_t kMaxTopk = 1024;
 
   TensorView scores;     // [B, A, C] float32, float16, bfloat16
   TensorView boxes;      // [B, A, 4] float32, float16, bfloat16
@@ -27,7 +27,8 @@ struct AlignedOtaParams {
   float center_radius = 2.5f;
   float class_weight = 1.0f;
   float iou_weight = 3.0f;
-  int topk = 10;
+  std::int64_t topk = 10;
+  bool want_cost = false;
 
   // Assignment.
   std::int32_t* matched_gt = nullptr;  // [B, A]

@@ -4,6 +4,7 @@
 
 #include "core/check.h"
 #include "ops/aligned_ota/aligned_ota.h"
+#include "ops/aligned_ota/aligned_ota_layout.h"
 #include "ops/aligned_ota/aligned_ota_math.h"
 
 namespace fastdet {
@@ -63,6 +64,12 @@ void aligned_ota_check(const char* op, const AlignedOtaParams& p, bool look_at_v
   check_weight(op, "class_weight", p.class_weight);
   check_weight(op, "iou_weight", p.iou_weight);
   if (look_at_values) check_values(op, p);
+}
+
+std::size_t aligned_ota_cuda_workspace_bytes(const AlignedOtaParams& p) {
+  std::size_t bytes = 0;
+  aligned_ota::device_layout(p, &bytes);
+  return bytes;
 }
 
 }  // namespace fastdet

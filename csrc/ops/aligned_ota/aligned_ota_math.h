@@ -77,6 +77,7 @@ FD_HD float pair_cost(double class_sum, float p, float iou, float class_weight, 
 }
 
 // Keys order pairs: those inside first, then by cost, then by index (of the prior or of the ground truth, below 2^31).
+constexpr std::uint64_t kFirstOutside = std::uint64_t{1} << 63;  // keys of pairs inside are below
 FD_HD std::uint64_t pair_key(bool inside, float cost, std::int32_t index) {
   return (static_cast<std::uint64_t>(!inside) << 63) | (static_cast<std::uint64_t>(order_key(cost)) << 31) |
          static_cast<std::uint64_t>(index);
@@ -85,6 +86,14 @@ FD_HD std::int32_t key_index(std::uint64_t key) { return static_cast<std::int32_
 
 FD_HD std::int64_t load_integer(const TensorView& view, std::int64_t at) {
   return view.dtype == DType::kInt32 ? view.as<const std::int32_t>()[at] : view.as<const std::int64_t>()[at];
+}
+
+FD_HD float load_float(const TensorView& view, std::int64_t at) {
+  switch (view.dtype) {
+    case DType::kFloat16: return to_float(view.as<const Half>()[at]);
+    case DType::kBFloat16: return to_float(view.as<const BFloat16>()[at]);
+    default: return view.as<const float>()[at];
+  }
 }
 
 template <typename T>

@@ -4,6 +4,16 @@
 from __future__ import annotations
 
 from fastdet.ops._backend import backend, cuda_available, current_backend
+from fastdet.ops.aligned_ota import (
+    ALIGNED_OTA_ASSIGN,
+    ALIGNED_OTA_COST,
+    Assignment,
+    AssignmentCost,
+    aligned_ota_assign,
+    aligned_ota_assign_reference,
+    aligned_ota_cost,
+    aligned_ota_cost_reference,
+)
 from fastdet.ops.nms import (
     BATCHED_NMS,
     MULTICLASS_NMS,
@@ -17,11 +27,17 @@ from fastdet.ops.nms import (
     nms_reference,
 )
 
-OPS = (NMS, BATCHED_NMS, MULTICLASS_NMS)
+OPS = (NMS, BATCHED_NMS, MULTICLASS_NMS, ALIGNED_OTA_ASSIGN, ALIGNED_OTA_COST)
 
 __all__ = [
     "OPS",
+    "Assignment",
+    "AssignmentCost",
     "Kept",
+    "aligned_ota_assign",
+    "aligned_ota_assign_reference",
+    "aligned_ota_cost",
+    "aligned_ota_cost_reference",
     "backend",
     "batched_nms",
     "batched_nms_reference",

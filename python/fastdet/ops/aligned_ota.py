@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any, NamedTuple
 
 import numpy as np
 
-_IOU_EPS = np.float32(1e-6)  # lower bound of the union, as in the reference
-_LOG_EPS = np.float32(1e-7)  # inside the logarithm of the IoU cost
-_LOG_MIN = np.float32(-100.0)  # logarithms of probabilities are clamped here, as binary cross-entropy does
-_LANES = 8  # the negatives' cost is summed over classes in this many interleaved partial sums
+from fastdet import _core
+from fastdet.ops._backend import Op
+
+_MIN_UNION = np.float32(1e-6)  # as the reference of the paper clamps the union
+_IOU_OFFSET = np.float32(1e-7)  # inside the logarithm of the IoU cost
+_MIN_LOG = np.float32(-100.0)  # logarithms of probabilities are clamped here, as binary cross-entropy does
+_LANES = 8  # class sums are made of this many interleaved partial sums
 
 
 class Assignment(NamedTuple):
@@ -81,14 +83,8 @@ def aligned_ota_assign(
     Cost: O(A C + sum over pairs of valid priors and ground truths) time, O(A + M topk) memory. Gradients: none.
     """
     arrays = (scores, boxes, points, strides, gt_boxes, gt_labels, gt_count)
-    result = aligned_ota_assign_reference(
-        *map(_to_numpy, arrays),
-        center_radius=center_radius,
-        topk=topk,
-        class_weight=class_weight,
-        iou_weight=iou_weight,
-    )
-    return Assignment(*(_like(scores, value) for value in result))
+    attributes = (float(center_radius), int(topk), float(class_weight), float(iou_weight))
+    return Assignment(*ALIGNED_OTA_ASSIGN(*arrays, *attributes))
 
 
 def aligned_ota_cost(
@@ -112,14 +108,8 @@ def aligned_ota_cost(
         dynamic_k (B, M) int32. Memory is O(B A M); ``aligned_ota_assign`` never builds these.
     """
     arrays = (scores, boxes, points, strides, gt_boxes, gt_labels, gt_count)
-    result = aligned_ota_cost_reference(
-        *map(_to_numpy, arrays),
-        center_radius=center_radius,
-        topk=topk,
-        class_weight=class_weight,
-        iou_weight=iou_weight,
-    )
-    return AssignmentCost(*(_like(scores, value) for value in result))
+    attributes = (float(center_radius), int(topk), float(class_weight), float(iou_weight))
+    return AssignmentCost(*ALIGNED_OTA_COST(*arrays, *attributes))
 
 
 def aligned_ota_assign_reference(
@@ -130,13 +120,12 @@ def aligned_ota_assign_reference(
     gt_boxes: np.ndarray,
     gt_labels: np.ndarray,
     gt_count: np.ndarray,
-    *,
-    center_radius: float = 2.5,
-    topk: int = 10,
-    class_weight: float = 1.0,
-    iou_weight: float = 3.0,
-) -> Assignment:
-    """``aligned_ota_assign`` in NumPy, step by step; the same bits as the compiled ones."""
+    center_radius: float,
+    topk: int,
+    class_weight: float,
+    iou_weight: float,
+) -> tuple[np.ndarray, ...]:
+    """The rule of ``aligned_ota_assign`` in NumPy, with the same bits; the fields of ``Assignment`` in order."""
     batch, num_priors, num_classes = scores.shape
     matched = np.full((batch, num_priors), -1, np.int32)
     labels = np.full((batch, num_priors), num_classes, np.int32)
@@ -163,7 +152,7 @@ def aligned_ota_assign_reference(
             g = np.lexsort((pairs.cost[i], ~pairs.inside[i]))[0] if taken[i].sum() > 1 else np.argmax(taken[i])
             a = pairs.index[i]
             matched[b, a], labels[b, a], label_scores[b, a] = rows[g], gt_labels[b, rows[g]], pairs.iou[i, g]
-    return Assignment(matched, labels, label_scores, (matched >= 0).sum(axis=1).astype(np.int32))
+    return matched, labels, label_scores, (matched >= 0).sum(axis=1).astype(np.int32)
 
 
 def aligned_ota_cost_reference(
@@ -174,13 +163,12 @@ def aligned_ota_cost_reference(
     gt_boxes: np.ndarray,
     gt_labels: np.ndarray,
     gt_count: np.ndarray,
-    *,
-    center_radius: float = 2.5,
-    topk: int = 10,
-    class_weight: float = 1.0,
-    iou_weight: float = 3.0,
-) -> AssignmentCost:
-    """``aligned_ota_cost`` in NumPy; the same bits as the compiled ones."""
+    center_radius: float,
+    topk: int,
+    class_weight: float,
+    iou_weight: float,
+) -> tuple[np.ndarray, ...]:
+    """The rule of ``aligned_ota_cost`` in NumPy, with the same bits; the fields of ``AssignmentCost`` in order."""
     batch, num_priors, num_classes = scores.shape
     shape = (batch, num_priors, gt_boxes.shape[1])
     cost, iou = np.full(shape, np.inf, np.float32), np.zeros(shape, np.float32)
@@ -204,7 +192,7 @@ def aligned_ota_cost_reference(
         cost[b][at], iou[b][at], inside[b][at] = pairs.cost, pairs.iou, pairs.inside
         valid[b, pairs.index] = True
         dynamic_k[b, rows] = pairs.dynamic_k
-    return AssignmentCost(cost, iou, inside, valid, dynamic_k)
+    return cost, iou, inside, valid, dynamic_k
 
 
 class _Pairs(NamedTuple):
@@ -236,14 +224,14 @@ def _pairs(scores, boxes, points, strides, gt, labels, center_radius, topk, clas
 
     p = np.clip(scores[index].astype(np.float32), 0, 1)  # [n, C]
     iou = _iou(boxes[index].astype(np.float32), gt)
-    log_not = np.maximum(_log_one_minus(p), _LOG_MIN)
+    log_not = np.maximum(_log_one_minus(p), _MIN_LOG)
     negative = -(log_not * (p * p))  # [n, C], the cost of a class that is not the target
     at_label = p[:, labels]  # [n, G]
     gap = iou - at_label
-    entropy = (iou - np.float32(1)) * log_not[:, labels] - iou * np.maximum(_log(at_label), _LOG_MIN)
+    entropy = (iou - np.float32(1)) * log_not[:, labels] - iou * np.maximum(_log(at_label), _MIN_LOG)
     others = (_sum_classes(negative)[:, None] - negative[:, labels].astype(np.float64)).astype(np.float32)
     class_cost = others + entropy * (gap * gap)
-    iou_cost = -_log(iou + _LOG_EPS)
+    iou_cost = -_log(iou + _IOU_OFFSET)
     with np.errstate(over="ignore"):
         cost = np.float32(class_weight) * class_cost + np.float32(iou_weight) * iou_cost
 
@@ -266,7 +254,7 @@ def _iou(boxes: np.ndarray, gt: np.ndarray) -> np.ndarray:
         area_g = np.maximum(g[..., 2] - g[..., 0], zero) * np.maximum(g[..., 3] - g[..., 1], zero)
         inter = width * height
         union = (area_a + area_g) - inter
-        iou = inter / np.where(union > _IOU_EPS, union, _IOU_EPS)
+        iou = inter / np.where(union > _MIN_UNION, union, _MIN_UNION)
     return np.where(iou <= 1, iou, zero)
 
 
@@ -314,16 +302,48 @@ def _log_one_minus(p: np.ndarray) -> np.ndarray:
     return _log(rest) + ((np.float32(1) - rest) - p)
 
 
-def _to_numpy(value: Any) -> np.ndarray:
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(value, torch.Tensor):
-        value = value.detach().cpu()
-        return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
-    return np.asarray(value)
+def _fake_assignment(scores: Any, *_: Any) -> tuple[Any, ...]:
+    import torch
+
+    b, a = scores.shape[:2]
+    return (
+        scores.new_empty((b, a), dtype=torch.int32),
+        scores.new_empty((b, a), dtype=torch.int32),
+        scores.new_empty((b, a), dtype=torch.float32),
+        scores.new_empty((b,), dtype=torch.int32),
+    )
 
 
-def _like(sample: Any, value: np.ndarray) -> Any:
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(sample, torch.Tensor):
-        return torch.from_numpy(value).to(sample.device)
-    return value
+def _fake_cost(scores: Any, boxes: Any, points: Any, strides: Any, gt_boxes: Any, *_: Any) -> tuple[Any, ...]:
+    import torch
+
+    b, a, m = scores.shape[0], scores.shape[1], gt_boxes.shape[1]
+    return (
+        scores.new_empty((b, a, m), dtype=torch.float32),
+        scores.new_empty((b, a, m), dtype=torch.float32),
+        scores.new_empty((b, a, m), dtype=torch.bool),
+        scores.new_empty((b, a), dtype=torch.bool),
+        scores.new_empty((b, m), dtype=torch.int32),
+    )
+
+
+_ARGUMENTS = (
+    "Tensor scores, Tensor boxes, Tensor points, Tensor strides, Tensor gt_boxes, Tensor gt_labels, Tensor gt_count, "
+    "float center_radius, int topk, float class_weight, float iou_weight"
+)
+ALIGNED_OTA_ASSIGN = Op(
+    name="aligned_ota_assign",
+    schema=f"({_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)",
+    native=_core.aligned_ota_assign,
+    reference=aligned_ota_assign_reference,
+    fake=_fake_assignment,
+    drop_grad=True,
+)
+ALIGNED_OTA_COST = Op(
+    name="aligned_ota_cost",
+    schema=f"({_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    native=_core.aligned_ota_cost,
+    reference=aligned_ota_cost_reference,
+    fake=_fake_cost,
+    drop_grad=True,
+)

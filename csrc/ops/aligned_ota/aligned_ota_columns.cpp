@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/aligned_ota/aligned_ota_columns.h"
+
+#include <algorithm>
+
+#include "ops/aligned_ota/aligned_ota_layout.h"
+
+namespace fastdet {
+namespace aligned_ota {
+namespace {
+
+std::size_t carve(const AlignedOtaParams& p, void* base, Image* image) {
+  const std::int64_t a = p.priors(), m = p.rows();
+  Carver carver(base);
+  carver.take(&image->tile_count, ceil_div(a, kTile));
+  carver.take(&image->count, 2);
+  Candidates& c = image->candidates;
+  carver.take(&c.class_sum, a);
+  carver.take(&c.index, a);
+  for (float** column : {&c.x1, &c.y1, &c.x2, &c.y2, &c.x, &c.y, &c.reach}) carver.take(column, a);
+  Rows& r = image->rows;
+  carver.take(&r.row, m);
+  carver.take(&r.label, m);
+  for (float** column : {&r.x1, &r.y1, &r.x2, &r.y2, &r.center_x, &r.center_y}) carver.take(column, m);
+  carver.take(&image->chosen, m * kept_topk(p));
+  carver.take(&image->chosen_count, m);
+  carver.take(&image->owner, a);
+  return carver.used();
+}
+
+}  // namespace
+
+std::int64_t kept_topk(const AlignedOtaParams& p) { return std::min<std::int64_t>(p.topk, p.priors()); }
+
+Image image_at(const AlignedOtaParams& p, std::int64_t b) {
+  Image image;
+  const std::size_t bytes = carve(p, nullptr, &image);
+  carve(p, static_cast<char*>(p.workspace) + static_cast<std::size_t>(b) * bytes, &image);
+  return image;
+}
+
+FD_TARGET_CLONES
+void mark_reached(std::int64_t n, const float* FD_RESTRICT x, const float* FD_RESTRICT y, const float* FD_RESTRICT reach,
+                  const GroundTruth& gt, std::int32_t* FD_RESTRICT reached) {
+  const GroundTruth row = gt;
+  for (std::int64_t i = 0; i < n; ++i) {
+    const bool hit = in_box(x[i], y[i], row.box) | in_center(x[i], y[i], reach[i], row.center_x, row.center_y);
+    reached[i] |= static_cast<std::int32_t>(hit);
+  }
+}
+
+FD_TARGET_CLONES
+void class_terms(std::int64_t n, float* FD_RESTRICT values) {
+  for (std::int64_t i = 0; i < n; ++i) values[i] = class_term(values[i]);
+}
+
+FD_TARGET_CLONES
+void add_to_lanes(std::int64_t n, const float* FD_RESTRICT values, double* FD_RESTRICT lanes) {
+  std::int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (int j = 0; j < kLanes; ++j) lanes[j] += static_cast<double>(values[i + j]);
+  }
+  for (int j = 0; i + j < n; ++j) lanes[j] += static_cast<double>(values[i + j]);
+}
+
+FD_TARGET_CLONES
+float pair_ious(std::int64_t n, const Candidates& c, std::int64_t first, const GroundTruth& gt, float* FD_RESTRICT iou) {
+  const float *x1 = c.x1 + first, *y1 = c.y1 + first, *x2 = c.x2 + first, *y2 = c.y2 + first;
+  const GroundTruth row = gt;
+  std::int32_t most = 0;  // IoUs are not negative, so their bits order as they do
+  for (std::int64_t i = 0; i < n; ++i) {
+    iou[i] = pair_iou({x1[i], y1[i], x2[i], y2[i]}, row.box, row.area);
+    const std::int32_t bits = bit_cast<std::int32_t>(iou[i]);
+    most = bits > most ? bits : most;
+  }
+  return bit_cast<float>(most);
+}
+
+FD_TARGET_CLONES
+std::int64_t candidates_inside(std::int64_t n, const Candidates& c, std::int64_t first, const GroundTruth& gt,
+                               std::int32_t* FD_RESTRICT inside) {
+  const float *x = c.x + first, *y = c.y + first, *reach = c.reach + first;
+  const GroundTruth row = gt;
+  std::int32_t count = 0;
+  for (std::int64_t i = 0; i < n; ++i) {
+    const bool both = in_box(x[i], y[i], row.box) & in_center(x[i], y[i], reach[i], row.center_x, row.center_y);
+    inside[i] = static_cast<std::int32_t>(both);
+    count += inside[i];
+  }
+  return count;
+}
+
+FD_TARGET_CLONES
+std::int64_t rows_around(std::int64_t n, const Rows& r, std::int64_t first, float x, float y, float reach,
+                         std::int32_t* FD_RESTRICT inside) {
+  const float *x1 = r.x1 + first, *y1 = r.y1 + first, *x2 = r.x2 + first, *y2 = r.y2 + first;
+  const float *center_x = r.center_x + first, *center_y = r.center_y + first;
+  std::int32_t count = 0;
+  for (std::int64_t i = 0; i < n; ++i) {
+    const bool both = in_box(x, y, {x1[i], y1[i], x2[i], y2[i]}) & in_center(x, y, reach, center_x[i], center_y[i]);
+    inside[i] = static_cast<std::int32_t>(both);
+    count += inside[i];
+  }
+  return count;
+}
+
+namespace {
+
+FD_TARGET_CLONES
+void cost_loop(std::int64_t n, const double* FD_RESTRICT class_sum, const float* FD_RESTRICT score, const float* FD_RESTRICT iou,
+               float class_weight, float iou_weight, float* FD_RESTRICT cost) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    cost[i] = pair_cost(class_sum[i], clamp_score(score[i]), iou[i], class_weight, iou_weight);
+  }
+}
+
+}  // namespace
+
+void pair_costs(Pairs* pairs, float class_weight, float iou_weight) {
+  cost_loop(pairs->count, pairs->class_sum, pairs->score, pairs->iou, class_weight, iou_weight, pairs->cost);
+}
+
+}  // namespace aligned_ota
+
+std::size_t aligned_ota_cpu_workspace_bytes(const AlignedOtaParams& p) {
+  aligned_ota::Image image;
+  return aligned_ota::carve(p, nullptr, &image) * static_cast<std::size_t>(p.images());
+}
+
+}  // namespace fastdet

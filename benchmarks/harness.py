@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Speed against a peer, both timed in one run, turn by turn (A B A B), so that both see the same machine.
+
+A benchmark is one function that hands its contenders to ``compare``; the first contender is ours::
+
+    def bench_nms(benchmark):
+        boxes, scores = ...
+        compare(
+            benchmark, "nms", "8400 boxes, IoU 0.65",
+            {"fastdet": lambda: ops.nms(boxes, scores, 0.65), "torch": lambda: plain_nms(boxes, scores, 0.65)},
+            same=torch.equal,
+        )
+
+``FASTDET_BENCH_SAVE=1`` (set by ``make bench``) writes ``benchmarks/results/<op>.json``; the README's table is made
+from those files. ``pytest --benchmark-disable`` runs and compares every contender once and times nothing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("numpy", "torch", "torchvision", "opencv-python-headless", "pillow", "scipy")
+SAMPLE_SECONDS = 0.005  # calls shorter than this are timed several at a time
+
+
+def compare(
+    benchmark: Any,
+    op: str,
+    setting: str,
+    contenders: Mapping[str, Callable[[], Any]],
+    *,
+    same: Callable[[Any, Any], bool],
+    rounds: int = 20,
+    device: str = "cpu",
+    extra: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Check that all contenders agree, then time them in turn and keep medians and paired ratios.
+
+    Args:
+        benchmark: pytest-benchmark's fixture; it times the first contender, its peers are timed between its rounds.
+        op: names the result file. setting: names the row in it.
+        contenders: name -> function without arguments; ours first.
+        same: whether a peer's result (second argument) equals ours (first), as closely as the two promise.
+        rounds: timings of each contender after two unrecorded ones.
+        device: ``"cuda"`` waits for the device after each timing and records the device.
+        extra: more figures for the row, for example bytes moved or ``peak_memory`` of each contender.
+
+    Returns:
+        The row: per contender median, p10 and p90 in milliseconds, and ``ratio``: the median over rounds of
+        peer time / our time.
+    """
+    (ours, run_ours), *peers = contenders.items()
+    finish = _cuda_finish() if device == "cuda" else _nothing
+    expected = run_ours()
+    for name, run in peers:
+        assert same(expected, run()), (
+            f"{op}, {setting}: {name} does not agree with {ours}; timing it would mean nothing"
+        )
+    if not benchmark.enabled:
+        return {}
+    calls = {name: _calls_per_sample(run, finish) for name, run in contenders.items()}
+    timed: dict[str, list[float]] = {name: [] for name, _ in peers}
+
+    def peers_turn() -> None:
+        for name, run in peers:
+            timed[name].append(_sample(run, calls[name], finish))
+
+    def our_turn() -> None:
+        _repeat(run_ours, calls[ours], finish)
+
+    gc.disable()
+    try:
+        benchmark.pedantic(our_turn, setup=peers_turn, rounds=rounds, warmup_rounds=2)
+    finally:
+        gc.enable()
+    seconds = {ours: np.array(benchmark.stats.stats.data[-rounds:]) / calls[ours]}
+    seconds |= {name: np.array(values[-rounds:]) for name, values in timed.items()}
+    row: dict[str, Any] = {
+        "milliseconds": {name: _spread(1e3 * values) for name, values in seconds.items()},
+        "ratio": {name: round(float(np.median(seconds[name] / seconds[ours])), 3) for name, _ in peers},
+        "rounds": rounds,
+        "calls_per_sample": calls,
+        **(extra or {}),
+    }
+    benchmark.group = f"{op}: {setting}"
+    benchmark.extra_info.update(row)
+    if os.environ.get("FASTDET_BENCH_SAVE") == "1":
+        save(op, setting, row, device)
+    return row
+
+
+def save(op: str, setting: str, row: Mapping[str, Any], device: str = "cpu") -> Path:
+    """Put one row into the result file of an operator; rows of another machine or build are dropped first."""
+    path = RESULTS / (f"{op}.json" if device == "cpu" else f"{op}-{device}.json")
+    record = {"op": op, "machine": machine(device), "settings": {}}
+    if path.exists():
+        old = json.loads(path.read_text())
+        if old["machine"] == record["machine"]:
+            record["settings"] = old["settings"]
+    record["settings"][setting] = dict(row)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    return path
+
+
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """What the figures depend on: processor, threads, versions, commit; no names of hosts or people."""
+    from fastdet import __version__, _core
+
+    record: dict[str, Any] = {
+        "cpu": _cpu_model(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "fastdet_threads": _core.num_threads(),
+        "fastdet": __version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}, {' '.join(platform.libc_ver())}",
+        "versions": {name: v for name in PACKAGES if (v := _version(name))},
+    }
+    if record["versions"].get("torch"):
+        import torch
+
+        record["torch_threads"] = torch.get_num_threads()
+        if device == "cuda":
+            record["gpu"] = torch.cuda.get_device_name()
+            record["cuda"] = _core.cuda_description()
+    return record
+
+
+def peak_memory(run: Callable[[], Any]) -> int:
+    """Bytes by which the resident set grows at its peak while ``run`` works (Linux)."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # resets the recorded peak
+    before = _status_bytes("VmRSS")
+    run()
+    return max(0, _status_bytes("VmHWM") - before)
+
+
+def _repeat(run: Callable[[], Any], calls: int, finish: Callable[[], None]) -> None:
+    for _ in range(calls):
+        run()
+    finish()
+
+
+def _sample(run: Callable[[], Any], calls: int, finish: Callable[[], None]) -> float:
+    start = perf_counter()
+    _repeat(run, calls, finish)
+    return (perf_counter() - start) / calls
+
+
+def _calls_per_sample(run: Callable[[], Any], finish: Callable[[], None]) -> int:
+    seconds = min(_sample(run, 1, finish) for _ in range(3))
+    return max(1, min(10000, round(SAMPLE_SECONDS / max(seconds, 1e-9))))
+
+
+def _spread(values: np.ndarray) -> dict[str, float]:
+    p10, median, p90 = np.percentile(values, (10, 50, 90))
+    return {"median": round(float(median), 5), "p10": round(float(p10), 5), "p90": round(float(p90), 5)}
+
+
+def _nothing() -> None:
+    return None
+
+
+def _cuda_finish() -> Callable[[], None]:
+    import torch
+
+    return torch.cuda.synchronize
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    done = subprocess.run(command, cwd=Path(__file__).parent, text=True, capture_output=True)
+    return done.stdout.strip() or "unknown"
+
+
+def _status_bytes(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return 1024 * int(line.split()[1])
+    raise RuntimeError(f"/proc/self/status has no {field}")

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""COCO detection metrics."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from fastdet.data.coco import CocoDataset
+
+
+class Prediction(NamedTuple):
+    """What was found in one picture, best first or in any order."""
+
+    boxes: np.ndarray  # [D, 4] float, x1 y1 x2 y2 in pixels of the picture
+    scores: np.ndarray  # [D] float
+    labels: np.ndarray  # [D] int, contiguous
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The twelve COCO numbers in [0, 1] (-1 where nothing of that size exists) and average precision per class."""
+
+    ap: float
+    ap50: float
+    ap75: float
+    ap_small: float
+    ap_medium: float
+    ap_large: float
+    ar_1: float
+    ar_10: float
+    ar_100: float
+    ar_small: float
+    ar_medium: float
+    ar_large: float
+    class_ap: dict[str, float]
+    class_ap50: dict[str, float]
+
+
+def evaluate(dataset: CocoDataset, predictions: Mapping[int, Prediction]) -> Metrics:
+    """COCO box metrics of ``predictions`` against the annotations of ``dataset`` as published, crowds included.
+
+    Computed by pycocotools (extra ``train``): IoU 0.50 to 0.95, at most 100 detections a picture and class.
+
+    Args:
+        predictions: picture id -> Prediction. Pictures that are missing count as pictures without detections.
+
+    Raises:
+        ValueError: an id that the data set does not have, a label out of range, or arrays that do not agree.
+        ModuleNotFoundError: pycocotools is not installed.
+    """
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    truth = COCO()
+    truth.dataset = {
+        "images": [{"id": p.id, "height": p.height, "width": p.width} for p in dataset.pictures],
+        "categories": [{"id": i, "name": n} for i, n in zip(dataset.category_ids, dataset.names, strict=True)],
+        "annotations": [{**vars(annotation), "bbox": list(annotation.bbox)} for annotation in dataset.annotations],
+    }
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress there
+        truth.createIndex()
+        # image id, x, y, width, height, score, category id
+        found = truth.loadRes(_rows(dataset, predictions))
+        run = COCOeval(truth, found, "bbox")
+        run.evaluate()
+        run.accumulate()
+        run.summarize()
+    precision = run.eval["precision"]  # [IoU, recall, class, area, max_det]
+    return Metrics(
+        *(float(value) for value in run.stats),
+        class_ap={name: _mean(precision[:, :, k, 0, -1]) for k, name in enumerate(dataset.names)},
+        class_ap50={name: _mean(precision[0, :, k, 0, -1]) for k, name in enumerate(dataset.names)},
+    )
+
+
+def _mean(values: np.ndarray) -> float:
+    valid = values[values > -1]
+    return float(valid.mean()) if valid.size else -1.0
+
+
+def _rows(dataset: CocoDataset, predictions: Mapping[int, Prediction]) -> np.ndarray:
+    known = {picture.id for picture in dataset.pictures}
+    category_ids = np.array(dataset.category_ids)
+    rows = [np.zeros((0, 7))]
+    for identity, (boxes, scores, labels) in predictions.items():
+        if identity not in known:
+            raise ValueError(f"evaluate: predictions has picture id {identity}, which is not in {dataset.path}")
+        boxes = np.asarray(boxes, dtype=np.float64)
+        scores = np.asarray(scores, dtype=np.float64)
+        labels = np.asarray(labels, dtype=np.int64)
+        count = len(scores)
+        if boxes.shape != (count, 4) or labels.shape != (count,):
+            raise ValueError(
+                f"evaluate: predictions[{identity}] must be (D, 4), (D,), (D,), "
+                f"got {boxes.shape}, {scores.shape}, {labels.shape}"
+            )
+        if count and not 0 <= labels.min() <= labels.max() < len(category_ids):
+            raise ValueError(f"evaluate: labels must lie in 0..{len(category_ids) - 1}, got {labels.max()}")
+        sizes = boxes[:, 2:] - boxes[:, :2]
+        rows.append(
+            np.column_stack([np.full(count, identity), boxes[:, :2], sizes, scores, category_ids[labels]])
+        )
+    return np.concatenate(rows)

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Detections of a module on every picture of a data set, by the same operators as at inference."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from fastdet import ops
+from fastdet.data.coco import CocoDataset
+from fastdet.data.loader import PictureCache
+from fastdet.evaluate import Prediction
+
+
+@torch.no_grad()
+def predict(
+    module: nn.Module,
+    dataset: CocoDataset,
+    cache: PictureCache,
+    *,
+    input_size: tuple[int, int],
+    score_threshold: float | None = None,
+    iou_threshold: float | None = None,
+    max_det: int | None = None,
+    batch_size: int = 8,
+) -> dict[int, Prediction]:
+    """Run ``module`` (in evaluation mode) over a data set.
+
+    Args:
+        input_size: (height, width) of the network input, in pixels.
+        score_threshold, iou_threshold, max_det: of the multi-label NMS; None takes those of ``module.spec``.
+
+    Returns:
+        Picture id -> Prediction in pixels of the picture, clipped to it.
+    """
+    spec = module.spec
+    device = next(module.parameters()).device
+    result: dict[int, Prediction] = {}
+    for start in range(0, len(dataset), batch_size):
+        pictures = dataset.pictures[start : start + batch_size]
+        images = [np.asarray(cache(start + offset).image) for offset in range(len(pictures))]
+        batch, mapping = ops.letterbox(images, input_size, **spec.preprocessing)
+        boxes, scores = module.decode(module(torch.from_numpy(batch).to(device)))
+        kept = ops.multiclass_nms(
+            boxes,
+            scores,
+            score_threshold=spec.score_threshold if score_threshold is None else score_threshold,
+            iou_threshold=spec.iou_threshold if iou_threshold is None else iou_threshold,
+            max_det=spec.max_det if max_det is None else max_det,
+            multi_label=spec.multi_label,
+        )
+        for row, picture in enumerate(pictures):
+            count = int(kept.count[row])
+            found = kept.boxes[row, :count].cpu().numpy()
+            result[picture.id] = Prediction(
+                np.asarray(mapping.to_image(found, index=row)),
+                kept.scores[row, :count].cpu().numpy(),
+                kept.labels[row, :count].cpu().numpy(),
+            )
+    return result

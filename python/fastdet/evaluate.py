@@ -7,7 +7,7 @@ import contextlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -57,16 +57,20 @@ def evaluate(dataset: CocoDataset, predictions: Mapping[int, Prediction]) -> Met
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    truth = COCO()
-    truth.dataset = {
+    # Annotation ids are numbered anew from 1: pycocotools takes a match with id 0 for none.
+    truth_rows = [
+        {**vars(each), "bbox": list(each.bbox), "id": number} for number, each in enumerate(dataset.annotations, 1)
+    ]
+    found_rows = _rows(dataset, predictions)
+    frame = {
         "images": [{"id": p.id, "height": p.height, "width": p.width} for p in dataset.pictures],
         "categories": [{"id": i, "name": n} for i, n in zip(dataset.category_ids, dataset.names, strict=True)],
-        "annotations": [{**vars(annotation), "bbox": list(annotation.bbox)} for annotation in dataset.annotations],
     }
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress there
-        truth.createIndex()
-        # image id, x, y, width, height, score, category id
-        found = truth.loadRes(_rows(dataset, predictions))
+        truth, found = COCO(), COCO()
+        for coco, rows in ((truth, truth_rows), (found, found_rows)):
+            coco.dataset = {**frame, "annotations": rows}
+            coco.createIndex()
         run = COCOeval(truth, found, "bbox")
         run.evaluate()
         run.accumulate()
@@ -84,26 +88,30 @@ def _mean(values: np.ndarray) -> float:
     return float(valid.mean()) if valid.size else -1.0
 
 
-def _rows(dataset: CocoDataset, predictions: Mapping[int, Prediction]) -> np.ndarray:
+def _rows(dataset: CocoDataset, predictions: Mapping[int, Prediction]) -> list[dict[str, Any]]:
     known = {picture.id for picture in dataset.pictures}
-    category_ids = np.array(dataset.category_ids)
-    rows = [np.zeros((0, 7))]
-    for identity, (boxes, scores, labels) in predictions.items():
+    rows: list[dict[str, Any]] = []
+    for identity, prediction in predictions.items():
         if identity not in known:
             raise ValueError(f"evaluate: predictions has picture id {identity}, which is not in {dataset.path}")
-        boxes = np.asarray(boxes, dtype=np.float64)
-        scores = np.asarray(scores, dtype=np.float64)
-        labels = np.asarray(labels, dtype=np.int64)
-        count = len(scores)
-        if boxes.shape != (count, 4) or labels.shape != (count,):
+        boxes, scores, labels = (np.asarray(each) for each in prediction)
+        if boxes.shape != (len(scores), 4) or scores.ndim != 1 or labels.shape != scores.shape:
             raise ValueError(
                 f"evaluate: predictions[{identity}] must be (D, 4), (D,), (D,), "
                 f"got {boxes.shape}, {scores.shape}, {labels.shape}"
             )
-        if count and not 0 <= labels.min() <= labels.max() < len(category_ids):
-            raise ValueError(f"evaluate: labels must lie in 0..{len(category_ids) - 1}, got {labels.max()}")
-        sizes = boxes[:, 2:] - boxes[:, :2]
-        rows.append(
-            np.column_stack([np.full(count, identity), boxes[:, :2], sizes, scores, category_ids[labels]])
-        )
-    return np.concatenate(rows)
+        for (x1, y1, x2, y2), score, label in zip(boxes.tolist(), scores.tolist(), labels.tolist(), strict=True):
+            if not 0 <= label < len(dataset.category_ids):
+                raise ValueError(f"evaluate: labels must lie in 0..{len(dataset.category_ids) - 1}, got {label}")
+            rows.append(
+                {
+                    "id": len(rows) + 1,
+                    "image_id": identity,
+                    "category_id": dataset.category_ids[label],
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "area": (x2 - x1) * (y2 - y1),
+                    "iscrowd": 0,
+                    "score": score,
+                }
+            )
+    return rows

@@ -133,7 +133,7 @@ def _run_epoch(
         with torch.autocast(images.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             raw = module(images)
         losses = module.criterion(raw, targets)
-        values = {name: float(value) for name, value in losses.items()}
+        values = {name: float(value.detach()) for name, value in losses.items()}
         if not math.isfinite(values["loss"]):
             names = ", ".join(dataset.pictures[index].path.name for index in batch.indices)
             raise FloatingPointError(

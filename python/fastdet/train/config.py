@@ -60,8 +60,8 @@ class TrainConfig(Augmentation):
                 raise ValueError(f"TrainConfig: {name} must be above 0, got {getattr(self, name)}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"TrainConfig: precision must be one of {PRECISIONS}, got {self.precision!r}")
-        if not 0 <= self.calm_epochs <= self.epochs:
-            raise ValueError(f"TrainConfig: calm_epochs must be in 0..epochs, got {self.calm_epochs}")
+        if self.calm_epochs < 0:
+            raise ValueError(f"TrainConfig: calm_epochs must not be negative, got {self.calm_epochs}")
         if self.input_size is not None and (len(self.input_size) != 2 or any(s % 32 or s < 32 for s in self.input_size)):
             raise ValueError(f"TrainConfig: input_size must be two multiples of 32, got {self.input_size}")
 

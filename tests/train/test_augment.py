@@ -123,9 +123,7 @@ def test_turns_and_flips_keep_the_stretch_of_inference():
 def test_calm_matrix_is_the_stretch_with_flips():
     rng = np.random.default_rng(0)
     box = np.array([[10, 20, 50, 60]], np.float32)
-    results = {
-        tuple(warp_boxes(box, calm_matrix(rng, UPRIGHT, (100, 200), (50, 400)))[0].round(9)) for _ in range(50)
-    }
+    results = {tuple(warp_boxes(box, calm_matrix(rng, UPRIGHT, (100, 200), (50, 400)))[0].round(9)) for _ in range(50)}
     assert results == {(20, 10, 100, 30), (300, 10, 380, 30), (20, 20, 100, 40), (300, 20, 380, 40)}
 
 

@@ -12,7 +12,10 @@ import pytest
 from fastdet.data.coco import DataError, read_coco, resolve_inside
 
 GOOD = {
-    "images": [{"id": 5, "file_name": "a.jpg", "height": 40, "width": 60}, {"id": 2, "file_name": "b.jpg", "height": 9, "width": 9}],
+    "images": [
+        {"id": 5, "file_name": "a.jpg", "height": 40, "width": 60},
+        {"id": 2, "file_name": "b.jpg", "height": 9, "width": 9},
+    ],
     "annotations": [
         {"id": 1, "image_id": 5, "category_id": 9, "bbox": [1, 2, 3, 4], "area": 12, "iscrowd": 0},
         {"id": 2, "image_id": 5, "category_id": 4, "bbox": [-5, 30.5, 20, 20]},

@@ -36,6 +36,9 @@ WRONG = {
     "text in exclude": ({"exclude": "a.jpg"}, "exclude must be a list of any number of values"),
     "no epochs": ({"epochs": 0}, "epochs must be at least 1"),
     "calm": ({"calm_epochs": -1}, "calm_epochs must not be negative"),
+    "chance": ({"mosaic": 1.5}, "mosaic must be in [0, 1], got 1.5"),
+    "scale": ({"scale": [1.5, 1.0]}, "scale must be 0 < low <= high"),
+    "shear": ({"shear": 90}, "shear must be in [0, 45]"),
     "rate": ({"lr": 0}, "lr must be above 0"),
     "precision": ({"precision": "half"}, "precision must be one of"),
 }

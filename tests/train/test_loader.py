@@ -19,7 +19,15 @@ def batches(shapes, *, batch_size=2, workers=0, epoch=3, seed=5, limit_mb=100, c
     cache = PictureCache(data.pictures, limit_mb)
     return list(
         train_batches(
-            data, cache, OPTIONS, size=(64, 96), batch_size=batch_size, seed=seed, epoch=epoch, workers=workers, calm=calm
+            data,
+            cache,
+            OPTIONS,
+            size=(64, 96),
+            batch_size=batch_size,
+            seed=seed,
+            epoch=epoch,
+            workers=workers,
+            calm=calm,
         )
     )
 
@@ -43,7 +51,13 @@ def test_shapes_and_order(shapes):
 def test_sample_depends_on_seed_epoch_and_index_only(shapes):
     reference = flat(batches(shapes))
     assert sorted(reference) == list(range(8))
-    for options in ({"workers": 1}, {"workers": 3}, {"batch_size": 4}, {"batch_size": 8, "workers": 2}, {"limit_mb": 0}):
+    for options in (
+        {"workers": 1},
+        {"workers": 3},
+        {"batch_size": 4},
+        {"batch_size": 8, "workers": 2},
+        {"limit_mb": 0},
+    ):
         assert flat(batches(shapes, **options)) == reference, options
     order = [batch.indices for batch in batches(shapes)]
     assert [batch.indices for batch in batches(shapes, workers=2)] == order
@@ -92,4 +106,6 @@ def test_an_error_in_a_worker_reaches_the_caller(shapes):
     broken = tuple(dataclasses.replace(each, path=each.path.with_name("none.png")) for each in data.pictures)
     data = dataclasses.replace(data, pictures=broken)
     with pytest.raises(DataError, match=r"none.png"):
-        list(train_batches(data, PictureCache(broken), OPTIONS, size=(64, 64), batch_size=2, seed=0, epoch=0, workers=2))
+        list(
+            train_batches(data, PictureCache(broken), OPTIONS, size=(64, 64), batch_size=2, seed=0, epoch=0, workers=2)
+        )

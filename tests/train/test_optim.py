@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 
 import pytest
@@ -57,7 +58,7 @@ def test_schedule():
     rates = [learning_rate(s, peak=2.0, warmup=10, total=100, flat=20, floor=0.1) for s in range(100)]
     assert rates[0] == pytest.approx(0.02) and rates[9] == pytest.approx(2.0) and rates[10] == pytest.approx(2.0)
     assert rates[45] == pytest.approx(2.0 * (0.1 + 0.9 * 0.5))  # half of the way down
-    assert all(later <= earlier for earlier, later in zip(rates[10:], rates[11:]))
+    assert all(later <= earlier for earlier, later in itertools.pairwise(rates[10:]))
     assert rates[80:] == pytest.approx([0.2] * 20)
     assert learning_rate(0, peak=1.0, warmup=0, total=1, flat=1, floor=0.05) <= 1.0
 

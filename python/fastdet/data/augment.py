@@ -38,6 +38,19 @@ class Augmentation:
     min_visible: float = field(default=0.25, metadata={"help": "boxes with less of their area in view are dropped"})
     min_side: float = field(default=2.0, metadata={"help": "boxes with a shorter side in view are dropped, pixels"})
 
+    def __post_init__(self) -> None:
+        chances = ("mosaic", "mixup", "flip_horizontal", "flip_vertical", "rotate_quarter", "min_visible")
+        for name in (*chances, "hue", "saturation", "brightness"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{type(self).__name__}: {name} must be in [0, 1], got {getattr(self, name)}")
+        for name in ("scale", "mosaic_scale"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"{type(self).__name__}: {name} must be 0 < low <= high, got {(low, high)}")
+        for name, high in (("stretch", 4), ("translate", 1), ("rotate", 180), ("shear", 45), ("min_side", math.inf)):
+            if not 0 <= getattr(self, name) <= high:
+                raise ValueError(f"{type(self).__name__}: {name} must be in [0, {high}], got {getattr(self, name)}")
+
 
 @dataclass
 class Sample:
@@ -130,7 +143,9 @@ def visible(boxes: np.ndarray, size: tuple[int, int], options: Augmentation) -> 
     clipped[:, 1::2] = clipped[:, 1::2].clip(0, size[0])
     before = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
     sides = clipped[:, 2:] - clipped[:, :2]
-    keep = (sides.min(axis=1, initial=np.inf) >= options.min_side) & (sides.prod(axis=1) >= options.min_visible * before)
+    keep = (sides.min(axis=1, initial=np.inf) >= options.min_side) & (
+        sides.prod(axis=1) >= options.min_visible * before
+    )
     return clipped.astype(np.float32), keep
 
 
@@ -140,9 +155,7 @@ def place(sample: Sample, matrix: np.ndarray, size: tuple[int, int], options: Au
     return Sample(warp(sample.image, matrix, size), boxes[keep], sample.labels[keep])
 
 
-def mosaic(
-    samples: list[Sample], rng: np.random.Generator, options: Augmentation, size: tuple[int, int]
-) -> Sample:
+def mosaic(samples: list[Sample], rng: np.random.Generator, options: Augmentation, size: tuple[int, int]) -> Sample:
     """Four pictures around a random centre, each warped by its own matrix and cut to its quadrant.
 
     A quadrant shows the part of its picture around a random point, at ``mosaic_scale`` times the scale of inference.
@@ -153,7 +166,12 @@ def mosaic(
     cut_x = round(width * rng.uniform(0.3, 0.7))
     canvas = Image.new("RGB", (width, height), (FILL,) * 3)
     all_boxes, all_labels = [], []
-    quadrants = ((0, 0, cut_x, cut_y), (cut_x, 0, width, cut_y), (0, cut_y, cut_x, height), (cut_x, cut_y, width, height))
+    quadrants = (
+        (0, 0, cut_x, cut_y),
+        (cut_x, 0, width, cut_y),
+        (0, cut_y, cut_x, height),
+        (cut_x, cut_y, width, height),
+    )
     for sample, (left, top, right, bottom) in zip(samples, quadrants, strict=True):
         tile = (bottom - top, right - left)
         source = (sample.image.height, sample.image.width)

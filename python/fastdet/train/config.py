@@ -32,7 +32,9 @@ class TrainConfig(Augmentation):
         default=None, metadata={"help": "height and width of the network input; the model's own by default"}
     )
     epochs: int = field(default=100, metadata={"help": "passes over the training pictures"})
-    calm_epochs: int = field(default=10, metadata={"help": "last epochs, with flips and colour only, at the floor rate"})
+    calm_epochs: int = field(
+        default=10, metadata={"help": "last epochs, with flips and colour only, at the floor rate"}
+    )
     batch_size: int = field(default=8, metadata={"help": "pictures a step"})
     optimizer: str = field(default="adamw", metadata={"help": "adamw or sgd"})
     lr: float = field(default=1e-3, metadata={"help": "peak learning rate"})
@@ -52,6 +54,7 @@ class TrainConfig(Augmentation):
     workers: int = field(default=0, metadata={"help": "threads that prepare batches ahead"})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("epochs", "batch_size", "eval_interval", "save_interval"):
             if getattr(self, name) < 1:
                 raise ValueError(f"TrainConfig: {name} must be at least 1, got {getattr(self, name)}")
@@ -62,7 +65,9 @@ class TrainConfig(Augmentation):
             raise ValueError(f"TrainConfig: precision must be one of {PRECISIONS}, got {self.precision!r}")
         if self.calm_epochs < 0:
             raise ValueError(f"TrainConfig: calm_epochs must not be negative, got {self.calm_epochs}")
-        if self.input_size is not None and (len(self.input_size) != 2 or any(s % 32 or s < 32 for s in self.input_size)):
+        if self.input_size is not None and (
+            len(self.input_size) != 2 or any(s % 32 or s < 32 for s in self.input_size)
+        ):
             raise ValueError(f"TrainConfig: input_size must be two multiples of 32, got {self.input_size}")
 
     def to_json(self) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class DepthwiseConv2d(nn.Conv2d):
 
 
 def use_fast_depthwise(module: nn.Module) -> int:
-    """Turn every plain square depthwise convolution of ``module`` into a DepthwiseConv2d, in place; returns how many."""
+    """Turn the plain square depthwise convolutions of ``module`` into DepthwiseConv2d, in place; returns how many."""
     count = 0
     for part in module.modules():
         if (

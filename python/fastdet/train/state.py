@@ -62,9 +62,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise RuntimeError(f"write_atomically: cannot write {path}: {error.strerror}") from error
 
 
-def save_state(
-    folder: Path, position: Position, module: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer
-) -> Path:
+def save_state(folder: Path, position: Position, module: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer) -> Path:
     """Write a checkpoint into ``folder`` and drop all but the newest two. Returns its path."""
     tensors = {f"model.{name}": value for name, value in module.state_dict().items()}
     tensors |= {f"ema.{name}": value for name, value in ema.module.state_dict().items()}
@@ -83,7 +81,9 @@ def save_state(
         "optimizer_groups": [{k: v for k, v in group.items() if k != "params"} for group in content["param_groups"]],
         "optimizer_scalars": scalars,
     }
-    data = serialize({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, {"fastdet": json.dumps(header)})
+    data = serialize(
+        {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, {"fastdet": json.dumps(header)}
+    )
     path = folder / f"checkpoint-{position.epoch:06d}.safetensors"
     write_atomically(path, data)
     entries = [{"file": path.name, "sha256": hashlib.sha256(data).hexdigest()}]
@@ -154,6 +154,8 @@ def _read_index(folder: Path) -> list[dict[str, str]]:
     if not path.is_file():
         return []
     try:
-        return [{"file": Path(entry["file"]).name, "sha256": str(entry["sha256"])} for entry in json.loads(path.read_text())]
+        return [
+            {"file": Path(entry["file"]).name, "sha256": str(entry["sha256"])} for entry in json.loads(path.read_text())
+        ]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"newest_checkpoint: {path} is damaged: {error}") from error

@@ -19,7 +19,7 @@ def predict(
     dataset: CocoDataset,
     cache: PictureCache,
     *,
-    input_size: tuple[int, int],
+    input_size: tuple[int, int] | None = None,
     score_threshold: float | None = None,
     iou_threshold: float | None = None,
     max_det: int | None = None,
@@ -29,7 +29,7 @@ def predict(
 
     Args:
         input_size: (height, width) of the network input, in pixels.
-        score_threshold, iou_threshold, max_det: of the multi-label NMS; None takes those of ``module.spec``.
+        score_threshold, iou_threshold, max_det: of the multi-label NMS. All four: None takes those of ``module.spec``.
 
     Returns:
         Picture id -> Prediction in pixels of the picture, clipped to it.
@@ -40,7 +40,7 @@ def predict(
     for start in range(0, len(dataset), batch_size):
         pictures = dataset.pictures[start : start + batch_size]
         images = [np.asarray(cache(start + offset).image) for offset in range(len(pictures))]
-        batch, mapping = ops.letterbox(images, input_size, **spec.preprocessing)
+        batch, mapping = ops.letterbox(images, input_size or spec.input_size, **spec.preprocessing)
         boxes, scores = module.decode(module(torch.from_numpy(batch).to(device)))
         kept = ops.multiclass_nms(
             boxes,

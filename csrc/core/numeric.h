@@ -31,10 +31,10 @@ FD_HD float to_float(BFloat16 value) { return bit_cast<float>(static_cast<std::u
 FD_HD float to_float(Half value) {
   const std::uint32_t sign = static_cast<std::uint32_t>(value.bits & 0x8000u) << 16;
   const std::uint32_t magnitude = value.bits & 0x7fffu;
-  if (magnitude >= 0x7c00u) return bit_cast<float>(sign | 0x7f800000u | ((magnitude & 0x3ffu) << 13));
   // Scaling by 2^112 moves the exponent from bias 15 to bias 127 and normalises subnormals exactly.
   const float scaled = bit_cast<float>(magnitude << 13) * bit_cast<float>(0x77800000u);
-  return bit_cast<float>(sign | bit_cast<std::uint32_t>(scaled));
+  const std::uint32_t special = 0x7f800000u | (magnitude << 13);
+  return bit_cast<float>(sign | (magnitude >= 0x7c00u ? special : bit_cast<std::uint32_t>(scaled)));
 }
 
 FD_HD BFloat16 to_bfloat16(float value) {

@@ -20,7 +20,11 @@
 #define FD_HD inline
 #define FD_D inline
 #else
+#if defined(__GNUC__)
+#define FD_HD __attribute__((always_inline)) inline  // so that a caller's instruction set reaches it, see FD_TARGET_CLONES
+#else
 #define FD_HD inline
+#endif
 #endif
 
 #if defined(_MSC_VER)

@@ -2,7 +2,7 @@
 // CPU path: candidates are sorted by need, in growing portions, and walked in order against the list of kept boxes; O(N) memory.
 #include <algorithm>
 #include <cstring>
-#include <numeric>
+#include <functional>
 
 #include "core/dispatch.h"
 #include "core/parallel.h"
@@ -137,7 +137,7 @@ class Walk {
 // Workspace of one image, in this order.
 struct Layout {
   explicit Layout(const NmsParams& p)
-      : keys(p.candidates()), labels(p.multi_label ? 0 : p.anchors()), kept(std::min(p.max_det, p.selected())) {}
+      : keys(p.candidates() + 1), labels(p.anchors()), kept(std::min(p.max_det, p.selected())) {}
 
   std::size_t bytes() const {
     const auto padded = [](std::int64_t n) { return static_cast<std::size_t>((n + 15) / 16 * 16); };
@@ -195,28 +195,45 @@ void write_image(const NmsParams& p, std::int64_t image, const Walk& walk, const
   p.out_count.as<std::int32_t>()[image] = static_cast<std::int32_t>(kept.size);
 }
 
+// Moves the `wanted` greatest keys to the front. A histogram of the leading bits finds roughly where they end, one sweep without
+// branches brings those forward, and only the last bin is left to a selection proper.
+void select_best(std::uint64_t* keys, std::int64_t count, std::int64_t wanted) {
+  constexpr int kShift = 52, kBins = 1 << (64 - kShift);
+  std::int32_t histogram[kBins] = {};
+  for (std::int64_t i = 0; i < count; ++i) ++histogram[keys[i] >> kShift];
+  std::int64_t reached = 0;
+  std::uint64_t bin = kBins;
+  while (reached < wanted) reached += histogram[--bin];
+  const std::uint64_t least = bin << kShift;
+  std::int64_t front = 0;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::uint64_t key = keys[i];
+    keys[i] = keys[front];
+    keys[front] = key;
+    front += key >= least ? 1 : 0;
+  }
+  std::nth_element(keys, keys + wanted, keys + front, std::greater<>());
+}
+
 // Sorts only as many of the best candidates as the walk turns out to need.
-void walk_portions(Walk* walk, std::uint64_t* keys, std::int64_t count, std::int64_t limit) {
+void walk_portions(const NmsParams& p, std::uint64_t* keys, std::int64_t count, Walk* walk) {
   constexpr std::int64_t kFirst = 2048;
+  const std::int64_t taken = std::min(count, p.max_candidates);
   std::int64_t done = 0;
-  for (std::int64_t portion = std::max(kFirst, 4 * limit); done < count && walk->size() < limit; portion *= 4) {
-    const std::int64_t end = std::min(count, done + portion);
-    if (end < count) std::nth_element(keys + done, keys + end, keys + count, std::greater<>());
+  for (std::int64_t portion = std::max(kFirst, 4 * p.max_det); done < taken && walk->size() < p.max_det; portion *= 4) {
+    const std::int64_t end = std::min(taken, done + portion);
+    if (end < count) select_best(keys + done, count - done, end - done);
     std::sort(keys + done, keys + end, std::greater<>());
-    walk->visit(keys + done, end - done, limit);
+    walk->visit(keys + done, end - done, p.max_det);
     done = end;
   }
 }
 
 void suppress_image(const NmsParams& p, std::int64_t image, char* memory) {
   Slices slices(Layout(p), memory);
-  std::int64_t count = nms_collect(p, image, slices.keys, slices.labels);
-  if (count > p.max_candidates) {
-    std::nth_element(slices.keys, slices.keys + p.max_candidates, slices.keys + count, std::greater<>());
-    count = p.max_candidates;
-  }
+  const std::int64_t count = nms_collect(p, image, slices.keys, slices.labels);
   Walk walk(p, image, slices.labels, slices.kept, slices.kept_keys);
-  walk_portions(&walk, slices.keys, count, p.max_det);
+  walk_portions(p, slices.keys, count, &walk);
   write_image(p, image, walk, slices.kept_keys);
 }
 

@@ -21,6 +21,7 @@ FD_HD void keys_of(const T* scores, std::int64_t stride, std::int64_t count, std
   }
 }
 
+// One image. labels[anchor] is 1 where the box is finite until a label takes the place.
 struct Scan {
   const TensorView* boxes;
   const TensorView* scores;
@@ -30,38 +31,55 @@ struct Scan {
   std::int32_t* labels;
 };
 
-bool anchor_finite(const Scan& scan, std::int64_t anchor) {
+// finite[anchor] = 1 where the box may be a candidate.
+void mark_finite(const Scan& scan, std::int32_t* finite) {
   const TensorView& boxes = *scan.boxes;
-  const std::int64_t at = scan.image * boxes.stride[0] + anchor * boxes.stride[1];
-  return dispatch_float(boxes.dtype, [&](auto tag) {
+  dispatch_float(boxes.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    return box_finite(load_box(boxes.as<const T>() + at, boxes.stride[2]));
+    const T* first = boxes.as<const T>() + scan.image * boxes.stride[0];
+    for (std::int64_t n = 0; n < scan.anchors; ++n) {
+      finite[n] = box_finite(load_box(first + n * boxes.stride[1], boxes.stride[2])) ? 1 : 0;
+    }
   });
+}
+
+// Appends the keys of one tile that pass: anchor + j * anchor_step is the anchor of element j, its number advances by number_step.
+FD_HD std::int64_t append_tile(const Scan& scan, const std::uint32_t* tile, std::int64_t size, std::int64_t anchor,
+                               std::int64_t anchor_step, std::uint32_t number, std::uint32_t number_step, std::int64_t count) {
+  std::uint32_t most = 0;
+  for (std::int64_t j = 0; j < size; ++j) most = most > tile[j] ? most : tile[j];
+  if (most <= scan.threshold) return count;
+  for (std::int64_t j = 0; j < size; ++j) {
+    scan.keys[count] = candidate_key(tile[j], number);
+    count += tile[j] > scan.threshold ? scan.labels[anchor] : 0;
+    anchor += anchor_step;
+    number += number_step;
+  }
+  return count;
 }
 
 // Every (anchor, column) pair is a candidate of its own. Walks along whichever of the two is contiguous.
 template <typename T>
 FD_TARGET_CLONES std::int64_t collect_pairs(const Scan& scan, const T* scores) {
   const std::int64_t step_n = scan.scores->stride[1], step_c = scan.scores->stride[2];
-  const bool along_columns = step_c == 1 || step_n != 1;
-  const std::int64_t outer = along_columns ? scan.anchors : scan.columns, inner = along_columns ? scan.columns : scan.anchors;
-  const std::int64_t outer_step = along_columns ? step_n : step_c, inner_step = along_columns ? step_c : step_n;
+  const auto columns = static_cast<std::uint32_t>(scan.columns);
   std::int64_t count = 0;
   std::uint32_t tile[kTile];
-  for (std::int64_t i = 0; i < outer; ++i) {
-    for (std::int64_t begin = 0; begin < inner; begin += kTile) {
-      const std::int64_t size = std::min(kTile, inner - begin);
-      keys_of(scores + i * outer_step + begin * inner_step, inner_step, size, tile);
-      std::uint32_t most = 0;
-      for (std::int64_t j = 0; j < size; ++j) most = std::max(most, tile[j]);
-      if (most <= scan.threshold) continue;
-      for (std::int64_t j = 0; j < size; ++j) {
-        if (tile[j] <= scan.threshold) continue;
-        const std::int64_t anchor = along_columns ? i : begin + j, column = along_columns ? begin + j : i;
-        if (anchor_finite(scan, anchor)) {
-          scan.keys[count++] = candidate_key(tile[j], static_cast<std::uint32_t>(anchor * scan.columns + column));
-        }
+  if (step_c == 1 || step_n != 1) {
+    for (std::int64_t n = 0; n < scan.anchors; ++n) {
+      for (std::int64_t c = 0; c < scan.columns; c += kTile) {
+        const std::int64_t size = std::min(kTile, scan.columns - c);
+        keys_of(scores + n * step_n + c * step_c, step_c, size, tile);
+        count = append_tile(scan, tile, size, n, 0, static_cast<std::uint32_t>(n) * columns + static_cast<std::uint32_t>(c), 1, count);
       }
+    }
+    return count;
+  }
+  for (std::int64_t c = 0; c < scan.columns; ++c) {
+    for (std::int64_t n = 0; n < scan.anchors; n += kTile) {
+      const std::int64_t size = std::min(kTile, scan.anchors - n);
+      keys_of(scores + n + c * step_c, 1, size, tile);
+      count = append_tile(scan, tile, size, n, 1, static_cast<std::uint32_t>(n) * columns + static_cast<std::uint32_t>(c), columns, count);
     }
   }
   return count;
@@ -77,7 +95,7 @@ FD_TARGET_CLONES std::int64_t collect_best(const Scan& scan, const T* scores) {
   for (std::int64_t begin = 0; begin < scan.anchors; begin += kTile) {
     const std::int64_t size = std::min(kTile, scan.anchors - begin);
     const T* first = scores + begin * step_n;
-    std::fill(best, best + size, 0u);
+    std::fill(best, best + size, scan.threshold);
     std::fill(column, column + size, 0);
     if (step_c == 1 && step_n != 1) {
       for (std::int64_t i = 0; i < size; ++i) {
@@ -86,7 +104,7 @@ FD_TARGET_CLONES std::int64_t collect_best(const Scan& scan, const T* scores) {
           keys_of(first + i * step_n + c, 1, width, tile);
           std::uint32_t most = 0;
           for (std::int64_t j = 0; j < width; ++j) most = std::max(most, tile[j]);
-          if (most <= best[i] || most <= scan.threshold) continue;
+          if (most <= best[i]) continue;
           best[i] = most;
           column[i] = static_cast<std::int32_t>(c + (std::find(tile, tile + width, most) - tile));
         }
@@ -102,10 +120,9 @@ FD_TARGET_CLONES std::int64_t collect_best(const Scan& scan, const T* scores) {
       }
     }
     for (std::int64_t i = 0; i < size; ++i) {
+      scan.keys[count] = candidate_key(best[i], static_cast<std::uint32_t>(begin + i));
+      count += best[i] > scan.threshold ? scan.labels[begin + i] : 0;
       scan.labels[begin + i] = column[i];
-      if (best[i] > scan.threshold && anchor_finite(scan, begin + i)) {
-        scan.keys[count++] = candidate_key(best[i], static_cast<std::uint32_t>(begin + i));
-      }
     }
   }
   return count;
@@ -115,6 +132,7 @@ FD_TARGET_CLONES std::int64_t collect_best(const Scan& scan, const T* scores) {
 
 std::int64_t nms_collect(const NmsParams& p, std::int64_t image, std::uint64_t* keys, std::int32_t* labels) {
   const Scan scan{&p.boxes, &p.scores, image, p.anchors(), p.columns(), threshold_key(p.score_threshold), keys, labels};
+  mark_finite(scan, labels);
   return dispatch_float(p.scores.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     const T* scores = p.scores.as<const T>() + image * p.scores.stride[0];

@@ -96,8 +96,8 @@ void* Call::workspace(std::size_t bytes) {
     device_workspace_ = framework_->empty({static_cast<std::int64_t>(bytes)}, DType::kUInt8, device_, device_id_);
     return device_workspace_.view.data;
   }
-  host_workspace_.resize(bytes + 63);
-  const auto address = reinterpret_cast<std::uintptr_t>(host_workspace_.data());
+  host_workspace_.reset(new char[bytes + 63]);  // not cleared: it may be large and mostly unused
+  const auto address = reinterpret_cast<std::uintptr_t>(host_workspace_.get());
   return reinterpret_cast<void*>((address + 63) / 64 * 64);
 }
 

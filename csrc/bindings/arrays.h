@@ -4,6 +4,7 @@
 #pragma once
 
 #include <initializer_list>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -50,7 +51,7 @@ class Call {
   int device_id_ = 0;
   bool cuda_ = false;
   std::vector<Loan> loans_;
-  std::vector<char> host_workspace_;
+  std::unique_ptr<char[]> host_workspace_;
   Loan device_workspace_;
 };
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <cstring>
 #include <limits>
 
 #include "bindings/arrays.h"
@@ -23,16 +24,22 @@ TensorView with_batch(const TensorView& view) {
   return batch;
 }
 
-void run_nms(Call& call, NmsParams& params) {
+// `extra` bytes of the workspace lie behind the operator's own.
+char* run_nms(Call& call, NmsParams& params, std::size_t extra = 0) {
   const bool on_cuda = call.on_cuda();
-  params.workspace = call.workspace(on_cuda ? nms_cuda_workspace_bytes(params) : nms_cpu_workspace_bytes(params));
+  const std::size_t own = (on_cuda ? nms_cuda_workspace_bytes(params) : nms_cpu_workspace_bytes(params)) / 16 * 16 + 16;
+  params.workspace = call.workspace(own + extra);
+  char* behind = static_cast<char*>(params.workspace) + own;
+  if (extra > 0) params.out_index.data = behind;
   void* stream = call.stream();
   call.run([&] { on_cuda ? launch_cuda(cuda().nms, params, stream) : nms_cpu(params); });
+  return behind;
 }
 
-// nms and batched_nms: int64 indices of all boxes, kept ones first, and their number.
-py::tuple nms(const char* op, py::handle boxes, py::handle scores, py::handle idxs, double iou_threshold,
-              const std::string& backend) {
+// nms and batched_nms. On the host: the int64 indices kept. On a device, where their number is not known here: all N indices, kept
+// ones first, and the number.
+py::object nms(const char* op, py::handle boxes, py::handle scores, py::handle idxs, double iou_threshold,
+               const std::string& backend) {
   Call call(op, backend);
   NmsParams params;
   params.boxes = with_batch(call.input("boxes", boxes, kFloats, 2));
@@ -46,11 +53,21 @@ py::tuple nms(const char* op, py::handle boxes, py::handle scores, py::handle id
   params.max_candidates = params.max_det = params.anchors();
   params.class_agnostic = true;
   nms_check(op, params);
-  py::object index, count;
-  params.out_index = call.output({params.anchors()}, DType::kInt64, &index);
-  params.out_count = call.output({1}, DType::kInt32, &count);
-  run_nms(call, params);
-  return py::make_tuple(index, count);
+  if (params.boxes.device == Device::kCuda) {
+    py::object index, count;
+    params.out_index = call.output({params.anchors()}, DType::kInt64, &index);
+    params.out_count = call.output({1}, DType::kInt32, &count);
+    run_nms(call, params);
+    return py::make_tuple(index, count);
+  }
+  std::int32_t count = 0;
+  params.out_index.dtype = DType::kInt64;
+  params.out_count.data = &count;
+  const char* indices = run_nms(call, params, 8 * static_cast<std::size_t>(params.anchors()) + 8);
+  py::object index;
+  const TensorView kept = call.output({count}, DType::kInt64, &index);
+  if (count > 0) std::memcpy(kept.data, indices, 8 * static_cast<std::size_t>(count));
+  return index;
 }
 
 py::tuple multiclass_nms(py::handle boxes, py::handle scores, double score_threshold, double iou_threshold, std::int64_t max_det,

@@ -179,13 +179,19 @@ def _greedy(boxes: np.ndarray, scores: np.ndarray, groups: np.ndarray, iou_thres
     return np.array(keep, np.int64)
 
 
-def _native_nms(boxes: Any, scores: Any, iou_threshold: float, backend: str) -> Any:
-    index, count = _core.nms(boxes, scores, iou_threshold, backend)
-    return index[: int(count[0])]
+def _native_nms(*args: Any) -> Any:
+    return _cut(_core.nms(*args))
 
 
-def _native_batched_nms(boxes: Any, scores: Any, idxs: Any, iou_threshold: float, backend: str) -> Any:
-    index, count = _core.batched_nms(boxes, scores, idxs, iou_threshold, backend)
+def _native_batched_nms(*args: Any) -> Any:
+    return _cut(_core.batched_nms(*args))
+
+
+def _cut(result: Any) -> Any:
+    """On a device the extension gives all N indices and how many of them count."""
+    if not isinstance(result, tuple):
+        return result
+    index, count = result
     return index[: int(count[0])]
 
 

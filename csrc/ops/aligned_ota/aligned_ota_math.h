@@ -4,7 +4,7 @@
 // The class cost of prior a and ground truth g sums the quality focal loss over all classes c, with target q = IoU(a, g) at
 // c = label(g) and 0 elsewhere. All classes but one have the same term z(p_c) = -log(1 - p_c) p_c^2 for every g, so with
 // S_a = sum_c z(p_c), summed once per prior,
-//   class cost = S_a - z(p) + BCE(p, q) (q - p)^2,   p = score of a at label(g).
+//   class cost = S_a + (BCE(p, q) (q - p)^2 - z(p)),   p = score of a at label(g).
 // S_a is float64: at a saturated score S_a and z nearly cancel.
 #pragma once
 
@@ -47,7 +47,7 @@ FD_HD float pair_iou(const Box& box, const Box& gt, float gt_area) {
   return iou <= 1.0f ? iou : 0.0f;
 }
 
-FD_HD float clamp_score(float score) { return smaller(larger(score, 0.0f), 1.0f); }
+FD_HD float clamp_score(float score) { return smaller(positive(score), 1.0f); }  // never -0, which has no logarithm here
 
 // Logarithms of p and of 1 - p for p in [0, 1], at least -100. Scaling keeps small arguments normal, and 0 ends below -100.
 FD_HD float log_score(float p) { return larger(log_exact(p * 4294967296.0f, 32), kMinLog); }
@@ -69,10 +69,11 @@ FD_HD float class_term(float score) {
 // Cost without the penalty of pairs that are not inside.
 FD_HD float pair_cost(double class_sum, float p, float iou, float class_weight, float iou_weight) {
   const float log_not_p = log_one_minus(p);
-  const float others = static_cast<float>(class_sum - static_cast<double>(negative_cost(p, log_not_p)));
   const float entropy = (iou - 1.0f) * log_not_p - iou * log_score(p);
   const float gap = iou - p;
-  const float class_cost = others + entropy * (gap * gap);
+  // In this order an IoU of 0 changes nothing at all, so that ground truths out of reach cost the same.
+  const double exchange = static_cast<double>(entropy * (gap * gap)) - static_cast<double>(negative_cost(p, log_not_p));
+  const float class_cost = static_cast<float>(class_sum + exchange);
   return class_weight * class_cost + iou_weight * -log_exact(iou + kIouOffset);
 }
 

@@ -222,15 +222,16 @@ def _pairs(scores, boxes, points, strides, gt, labels, center_radius, topk, clas
     finite &= np.isfinite(points).all(axis=1) & np.isfinite(strides)
     index = np.nonzero((in_box | in_center).any(axis=1) & finite)[0]
 
-    p = np.clip(scores[index].astype(np.float32), 0, 1)  # [n, C]
+    p = np.clip(scores[index].astype(np.float32), 0, 1) + np.float32(0)  # [n, C], -0 made +0
     iou = _iou(boxes[index].astype(np.float32), gt)
     log_not = np.maximum(_log_one_minus(p), _MIN_LOG)
     negative = -(log_not * (p * p))  # [n, C], the cost of a class that is not the target
     at_label = p[:, labels]  # [n, G]
     gap = iou - at_label
     entropy = (iou - np.float32(1)) * log_not[:, labels] - iou * np.maximum(_log(at_label), _MIN_LOG)
-    others = (_sum_classes(negative)[:, None] - negative[:, labels].astype(np.float64)).astype(np.float32)
-    class_cost = others + entropy * (gap * gap)
+    positive = entropy * (gap * gap)  # replaces the term of the label's class in the sum
+    exchange = positive.astype(np.float64) - negative[:, labels].astype(np.float64)
+    class_cost = (_sum_classes(negative)[:, None] + exchange).astype(np.float32)
     iou_cost = -_log(iou + _IOU_OFFSET)
     with np.errstate(over="ignore"):
         cost = np.float32(class_weight) * class_cost + np.float32(iou_weight) * iou_cost
@@ -283,7 +284,7 @@ _LOG_POLYNOMIAL = np.array(
 def _log(x: np.ndarray) -> np.ndarray:
     """Natural logarithm of float32 x >= 0 within 1 ulp, as ``portable_log`` in csrc/core/numeric.h, bit for bit."""
     tiny = x < np.float32(2.0**-126)
-    bits = np.where(tiny, x * np.float32(2.0**23), x).view(np.int32)
+    bits = (x * np.where(tiny, np.float32(2.0**23), np.float32(1))).view(np.int32)
     exponent = (bits - np.int32(0x3F3504F3)) >> np.int32(23)  # of x / m, m in [sqrt(1/2), sqrt(2))
     f = (bits - (exponent << np.int32(23))).view(np.float32) - np.float32(1)
     e = (exponent - np.where(tiny, np.int32(23), np.int32(0))).astype(np.float32)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdet.testing.vector_aligned_ota import damo_aligned_ota
 from fastdet.testing.vector_damo import damo_losses
 from fastdet.testing.vector_nms import nms_scenarios
 
@@ -17,6 +18,7 @@ Arrays = dict[str, np.ndarray]
 
 # Stem of a file in the parity data -> what computes its outputs from its inputs.
 VECTORS: dict[str, Callable[[Mapping[str, np.ndarray]], Arrays]] = {
+    "damo_aligned_ota": damo_aligned_ota,
     "damo_losses": damo_losses,
     "nms": nms_scenarios,
 }

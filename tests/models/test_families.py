@@ -27,14 +27,6 @@ PARAMETERS = {
 STATE_ENTRIES = dict(zip(PARAMETERS, (586, 640, 844, 1114, 526, 526, 544)))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def _seeded(name: str, num_classes: int = 5, seed: int = 0) -> models.DetectionModel:
     """A model whose every parameter and statistic differs from its initial value."""
     generator = torch.Generator().manual_seed(seed)
@@ -159,6 +151,19 @@ def test_loss_without_positives(name, far_away):
     assert float(values["loss_bbox"]) == float(values["loss_dfl"]) == 0 < float(values["loss_cls"])
     assert all(torch.isfinite(tensor.grad).all() for tensor in leaves)
     assert all((tensor.grad == 0).all() for tensor in raw.reg_logits)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_loss_is_computed_in_float32_inside_autocast(name):
+    module, targets = _seeded(name), _targets(3, 1)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        raw = module(_images(2, 96, 96))
+        inside = module.criterion(raw, targets), module.decode(raw)
+    with torch.no_grad():
+        outside = module.criterion(raw, targets), module.decode(raw)
+    assert raw.cls_logits[0].dtype == torch.bfloat16
+    for got, want in zip((*inside[0].values(), *inside[1]), (*outside[0].values(), *outside[1])):
+        assert got.dtype == want.dtype and torch.equal(got, want)
 
 
 @pytest.mark.parametrize("name", SMALL)

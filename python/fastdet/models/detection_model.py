@@ -17,6 +17,7 @@ class DetectionModel(nn.Module):
     Attributes:
         spec: ModelSpec; replace it when input size or preprocessing change, ``dataclasses.replace(spec, ...)``.
         num_classes: C. names: C class names, free to replace. fused: True once in the deployed graph.
+        metadata: text by name, the record of the training that the weights came with.
     """
 
     def __init__(self, spec: ModelSpec, num_classes: int):
@@ -24,6 +25,7 @@ class DetectionModel(nn.Module):
         self.spec: Any = spec
         self.num_classes = num_classes
         self.fused = False
+        self.metadata: dict[str, str] = {}
         self.names: list[str] = default_names(num_classes)
 
     def decode(self, raw: Any) -> tuple[Tensor, Tensor]:

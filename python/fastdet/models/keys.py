@@ -50,13 +50,14 @@ def _translate(key: str, rules: Sequence[tuple[re.Pattern[str], str]]) -> str | 
     return None
 
 
-def as_tensor(value: object, key: str) -> Tensor:
-    """``value`` (NumPy array or torch tensor) as a torch CPU tensor that owns its memory."""
+def as_tensor(value: object, key: str, caller: str) -> Tensor:
+    """``value`` (NumPy array or torch tensor) as a torch tensor, without a copy where that is possible."""
     if isinstance(value, Tensor):
         return value.detach()
     if isinstance(value, (np.ndarray, np.generic)):
-        return torch.from_numpy(np.array(value, order="C"))
-    raise TypeError(f"load_official: {key} must be a NumPy array or a torch tensor, got {type(value).__name__}")
+        array = np.asarray(value)
+        return torch.from_numpy(array if array.flags.writeable and array.flags.c_contiguous else array.copy("C"))
+    raise TypeError(f"{caller}: {key} must be a NumPy array or a torch tensor, got {type(value).__name__}")
 
 
 def official_layout(module: nn.Module, keys: KeyMap) -> dict[str, tuple[str, Tensor]]:
@@ -77,30 +78,26 @@ def strip_prefix(state: Mapping[str, object], prefix: str = "module.") -> Mappin
     return state
 
 
-def load_strict(module: nn.Module, state: Mapping[str, object], keys: KeyMap) -> None:
-    """Copy the official ``state`` into ``module``; nothing is copied unless every key and shape agrees.
+def load_strict(layout: Mapping[str, Tensor], state: Mapping[str, object], caller: str) -> None:
+    """Copy ``state`` into the tensors of ``layout`` by key; nothing is copied unless every key and shape agrees.
 
     Raises:
         ValueError: keys are missing, unused or of another shape; all are counted and the first listed, each missing
             key with the nearest unused names.
     """
-    state = strip_prefix(state)
-    layout = official_layout(module, keys)
     missing = [key for key in layout if key not in state]
     unused = [key for key in state if key not in layout]
-    values = {key: as_tensor(state[key], key) for key in layout if key in state}
+    values = {key: as_tensor(state[key], key, caller) for key in layout if key in state}
     shapes = [
-        f"{key} has shape {tuple(value.shape)}, the model wants {tuple(layout[key][1].shape)}"
+        f"{key} has shape {tuple(value.shape)}, the model wants {tuple(layout[key].shape)}"
         for key, value in values.items()
-        if value.shape != layout[key][1].shape
+        if value.shape != layout[key].shape
     ]
     if missing or unused or shapes:
-        raise ValueError(
-            "\n".join(["load_official: the state does not fit the model", *_report(missing, unused, shapes)])
-        )
+        raise ValueError("\n".join([f"{caller}: the weights do not fit the model", *_report(missing, unused, shapes)]))
     with torch.no_grad():
         for key, value in values.items():
-            layout[key][1].copy_(value)
+            layout[key].copy_(value)
 
 
 def _report(missing: Sequence[str], unused: Sequence[str], shapes: Sequence[str], limit: int = 8) -> Iterable[str]:

@@ -17,7 +17,7 @@ from fastdet.models.damo_yolo.specs import SPECS, DamoSpec
 from fastdet.models.detection_model import DetectionModel
 from fastdet.models.heads import RawHead, Targets
 
-__all__ = ["SPECS", "DamoSpec", "DamoYolo", "build", "case_outputs", "key_map", "num_classes_of"]
+__all__ = ["SPECS", "DamoSpec", "DamoYolo", "build", "candidates", "case_outputs", "key_map", "num_classes_of"]
 
 
 class DamoYolo(DetectionModel):
@@ -72,6 +72,13 @@ def num_classes_of(state: Mapping[str, Any]) -> int | None:
     """Class count of an official state dict, or None if it is none of this family's."""
     shape: tuple[int, ...] = tuple(getattr(state.get("head.gfl_cls.0.weight"), "shape", ()))
     return shape[0] if len(shape) == 4 else None
+
+
+def candidates(state: Mapping[str, Any]) -> list[DamoSpec]:
+    """The sizes whose head an official state dict could have, by the widths and kernels of its class convolutions."""
+    shapes = [tuple(getattr(state.get(f"head.gfl_cls.{i}.weight"), "shape", ())) for i in range(3)]
+    found = [(spec, spec.neck_out, spec.head_kernel) for spec in SPECS.values()]
+    return [spec for spec, widths, k in found if [shape[1:] for shape in shapes] == [(c, k, k) for c in widths]]
 
 
 def case_outputs(module: DamoYolo, images: Tensor) -> dict[str, Tensor]:

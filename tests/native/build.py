@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds emulated CUDA code: the library with every operator's kernels, and programs for the emulator's own tests.
+"""Builds the native code for tests: emulated CUDA code, and the extension with sanitizers.
 
-``python tests/native/build.py [--variant plain|O0|asan|tsan]`` prints the path of the library. Loaded through
-``FASTDET_CUDA_LIB`` it makes ``fastdet`` run its CUDA kernels on the CPU. Objects are kept under ``build/native`` (or
-``FASTDET_NATIVE_BUILD``) and compiled again when a source, a header they include, or a flag has changed.
+``python tests/native/build.py [--variant plain|O0|asan|tsan]`` builds the library with every operator's kernels and
+prints its path. Loaded through ``FASTDET_CUDA_LIB`` it makes ``fastdet`` run its CUDA kernels on the CPU. Objects are
+kept under ``build/native`` (or ``FASTDET_NATIVE_BUILD``) and compiled again when a source, a header they include, or a
+flag has changed.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import functools
 import hashlib
 import os
 import shlex
 import shutil
 import subprocess
+import sysconfig
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,36 +27,40 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 EMULATOR = ROOT / "tests" / "native" / "emulator"
 WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Werror", "-Wno-unknown-pragmas")  # g++ does not know "#pragma unroll"
-CODE = ("-std=c++17", "-g1", "-fPIC", "-pthread", "-ffp-contract=off", "-fvisibility=hidden", "-DFASTDET_EMULATED")
-COMMON = (*CODE, f"-ffile-prefix-map={ROOT}/=")
+CODE = ("-std=c++17", "-g1", "-fPIC", "-pthread", "-ffp-contract=off", "-fvisibility=hidden")
+COMMON = (*CODE, f"-ffile-prefix-map={ROOT}/=", *WARNINGS, "-I", str(ROOT / "csrc"))
+EMULATED = ("-DFASTDET_EMULATED", "-include", str(EMULATOR / "cuda_on_cpu.h"))
 
 
 @dataclass(frozen=True)
 class Variant:
-    """How kernels are compiled. The emulator's own files get ``runtime`` instead of ``kernel``: no instrumentation."""
+    """How code under test is compiled. The emulator's own files get ``runtime`` instead: no instrumentation."""
 
-    kernel: tuple[str, ...]
+    code: tuple[str, ...]
     runtime: tuple[str, ...] = ("-O2",)
     link: tuple[str, ...] = ()
 
 
 UNDEFINED = ("-fsanitize=undefined,float-cast-overflow", "-fno-sanitize-recover=all")
 VARIANTS = {
-    "plain": Variant(kernel=("-O2",)),
-    "O0": Variant(kernel=("-O0", "-fno-inline")),
+    "plain": Variant(code=("-O2",)),
+    "O0": Variant(code=("-O0", "-fno-inline")),
     "asan": Variant(
-        kernel=("-O1", "-fno-omit-frame-pointer", "-fsanitize=address", *UNDEFINED),
+        code=("-O1", "-fno-omit-frame-pointer", "-fsanitize=address", *UNDEFINED),
         runtime=("-O2", "-DFASTDET_EMULATOR_ASAN"),
         link=("-fsanitize=address,undefined",),
     ),
     "tsan": Variant(
-        kernel=("-O1", "-fsanitize=thread"),
+        code=("-O1", "-fsanitize=thread"),
         runtime=("-O2", "-DFASTDET_EMULATOR_TSAN"),
         link=("-fsanitize=thread",),
     ),
     # The portable way of switching stacks, which no listed machine uses by itself.
-    "ucontext": Variant(kernel=("-O2",), runtime=("-O2", "-DFASTDET_EMULATOR_UCONTEXT")),
+    "ucontext": Variant(code=("-O2",), runtime=("-O2", "-DFASTDET_EMULATOR_UCONTEXT")),
 }
+
+
+Unit = tuple[Path, list[str]]  # a source and its flags
 
 
 class BuildError(RuntimeError):
@@ -65,12 +72,13 @@ def compiler() -> str:
     return os.environ.get("CXX") or "g++"
 
 
+@functools.lru_cache
 def available(variant: str = "plain") -> str | None:
     """None if this machine can build and run ``variant``, else the reason why not."""
     cxx = shlex.split(compiler())
     if shutil.which(cxx[0]) is None:
         return f"no C++ compiler ({cxx[0]}) was found"
-    flags = [*VARIANTS[variant].kernel, *VARIANTS[variant].link]
+    flags = [*VARIANTS[variant].code, *VARIANTS[variant].link]
     source = "int main() { return 0; }"
     command = [*cxx, *flags, "-x", "c++", "-", "-o", "/dev/null"]
     probe = subprocess.run(command, input=source, text=True, capture_output=True)
@@ -91,35 +99,53 @@ def kernel_sources() -> list[Path]:
 
 def build_library(variant: str = "plain", jobs: int | None = None) -> Path:
     """Builds the emulated CUDA library of all operators and returns its path."""
-    return _link(variant, "libfastdet_emulated.so", kernel_sources(), ["-shared", "-Wl,-z,defs"], jobs)
+    units = _runtime_units(variant) + [(path, _kernel_flags(variant)) for path in kernel_sources()]
+    return _link(variant, "libfastdet_emulated.so", units, ["-shared", "-Wl,-z,defs"], jobs)
 
 
-def build_program(name: str, sources: Sequence[Path], variant: str = "plain", jobs: int | None = None) -> Path:
-    """Builds a program of emulated ``.cu`` files and returns its path."""
-    return _link(variant, name, list(sources), [], jobs)
+def build_program(name: str, sources: Sequence[Path], variant: str = "plain", *, shared: bool = False) -> Path:
+    """Builds a program, or a shared library, of emulated ``.cu`` files and returns its path."""
+    units = _runtime_units(variant) + [(path, _kernel_flags(variant)) for path in sources]
+    return _link(variant, name, units, ["-shared"] if shared else [], None)
 
 
-def try_compile(source: Path, extra: Sequence[str] = ()) -> str:
+def build_package(variant: str, jobs: int | None = None) -> Path:
+    """Builds the extension in ``variant`` and returns a folder for ``PYTHONPATH`` with the package around it."""
+    import pybind11
+
+    includes = ["-isystem", pybind11.get_include(), "-isystem", sysconfig.get_path("include")]
+    flags = [*COMMON, *VARIANTS[variant].code, *includes]
+    sources = [path for path in sorted(ROOT.glob("csrc/**/*.cpp")) if not path.stem.endswith("_plugin")]
+    name = "_core" + sysconfig.get_config_var("EXT_SUFFIX")
+    core = _link(variant, name, [(path, flags) for path in sources], ["-shared", "-ldl"], jobs)
+    package = build_folder(variant) / "python" / "fastdet"
+    shutil.rmtree(package, ignore_errors=True)
+    package.mkdir(parents=True)
+    for item in (ROOT / "python" / "fastdet").iterdir():
+        if not item.name.startswith("_core.") or item.suffix == ".pyi":
+            (package / item.name).symlink_to(item)
+    (package / name).symlink_to(core)
+    return package.parent
+
+
+def try_compile(source: Path) -> str:
     """What the compiler says about one emulated file; empty if it is accepted. Nothing is kept."""
-    command = [*shlex.split(compiler()), *_kernel_flags("plain"), *extra, "-fsyntax-only", "-x", "c++", str(source)]
+    command = [*shlex.split(compiler()), *_kernel_flags("plain"), "-fsyntax-only", "-x", "c++", str(source)]
     return subprocess.run(command, text=True, capture_output=True).stderr
 
 
 def _kernel_flags(variant: str) -> list[str]:
-    includes = ["-I", str(ROOT / "csrc"), "-I", str(EMULATOR / "include"), "-include", str(EMULATOR / "cuda_on_cpu.h")]
-    return [*COMMON, *WARNINGS, *VARIANTS[variant].kernel, *includes]
+    return [*COMMON, *EMULATED, *VARIANTS[variant].code, "-I", str(EMULATOR / "include")]
 
 
-def _runtime_flags(variant: str) -> list[str]:
-    includes = ["-I", str(ROOT / "csrc"), "-include", str(EMULATOR / "cuda_on_cpu.h")]
-    return [*COMMON, *WARNINGS, *VARIANTS[variant].runtime, *includes]
+def _runtime_units(variant: str) -> list[Unit]:
+    flags = [*COMMON, *EMULATED, *VARIANTS[variant].runtime]
+    return [(path, flags) for path in sorted(EMULATOR.glob("*.cpp"))]
 
 
-def _link(variant: str, name: str, sources: list[Path], flags: list[str], jobs: int | None) -> Path:
+def _link(variant: str, name: str, units: list[Unit], flags: list[str], jobs: int | None) -> Path:
     folder = build_folder(variant)
     folder.mkdir(parents=True, exist_ok=True)
-    runtime = sorted(EMULATOR.glob("*.cpp"))
-    units = [(path, _runtime_flags(variant)) for path in runtime] + [(path, _kernel_flags(variant)) for path in sources]
     target = folder / name
     with _locked(folder), ThreadPoolExecutor(jobs or len(os.sched_getaffinity(0))) as pool:
         objects = list(pool.map(lambda unit: _compile(folder, *unit), units))

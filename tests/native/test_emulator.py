@@ -16,6 +16,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 import build
+import run_sanitized
 
 ORDERS = ("forward", "reverse", "shuffled:1", "shuffled:2")
 POISON = -842150451  # 0xCDCDCDCD
@@ -236,6 +237,32 @@ def test_sanitizers_stop_at_bad_accesses(program, case, report):
     assert done.returncode not in (0, 3)
     assert report in done.stderr
     assert "bad_memory.cu" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variant", "case", "report"),
+    [
+        ("tsan", "missing_barrier", "WARNING: ThreadSanitizer: data race"),
+        ("tsan", "broadcast", ""),
+        ("asan", "dynamic_overrun", "AddressSanitizer: use-after-poison"),
+        ("asan", "index_overflow", "runtime error: signed integer overflow"),
+        ("asan", "broadcast", ""),
+    ],
+)
+def test_sanitizers_work_inside_an_ordinary_python(tmp_path, variant, case, report):
+    """What run_sanitized.py relies on: bugs in the loaded library are reported, Python itself is not."""
+    reason = build.available(variant)
+    if reason is not None:
+        pytest.skip(reason)
+    library = build.build_program("libplanted.so", SOURCES, variant, shared=True)
+    code = f"import ctypes, numpy; ctypes.CDLL({str(library)!r}).planted_run(b{case!r})"
+    environment = run_sanitized.environment(variant, tmp_path / "report")
+    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, timeout=120, env=environment)
+    reported = done.stderr + "".join(path.read_text() for path in tmp_path.glob("report.*"))
+    assert report in reported
+    assert (done.returncode != 0) == bool(report)
+    if not report:
+        assert reported == ""
 
 
 def test_shared_memory_is_poisoned(program):

@@ -29,14 +29,22 @@ int measure() {
   return 0;
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
+planted::Cases all_cases() {
   planted::Cases cases;
   planted::add_correct(cases);
   planted::add_races(cases);
   planted::add_divergence(cases);
   planted::add_bad_memory(cases);
+  return cases;
+}
+
+}  // namespace
+
+// For ctypes: runs a case and drops its result.
+extern "C" __attribute__((visibility("default"))) void planted_run(const char* name) { all_cases().at(name)(); }
+
+int main(int argc, char** argv) {
+  const planted::Cases cases = all_cases();
   if (argc != 2) return 2;
   if (std::strcmp(argv[1], "--measure") == 0) return measure();
   if (std::strcmp(argv[1], "--list") == 0) {

@@ -323,8 +323,12 @@ def _attacks(canary: str) -> dict[str, bytes]:
             "dict items": Act(dict, (), None, iter([("k", Act(os.system, (command,)))])),
         }.items():
             attacks[f"{name}, protocol {protocol}"] = pickle.dumps(value, protocol=protocol)
-    shell = _u(command)
-    attacks |= {
+    return attacks | _assembled(_u(command))
+
+
+def _assembled(shell: bytes) -> dict[str, bytes]:
+    """Pickles that no pickler writes; ``shell`` pushes the command that would create the canary."""
+    return {
         "INST": b"(" + shell + b"ios\nsystem\n.",
         "OBJ": b"(cos\nsystem\n" + shell + b"o.",
         "NEWOBJ": b"\x80\x02cos\nsystem\n" + shell + b"\x85\x81.",
@@ -386,7 +390,6 @@ def _attacks(canary: str) -> dict[str, bytes]:
         "buffer": b"\x80\x05\x97.",
         "invalid text": b"\x80\x02X\x02\x00\x00\x00\xff\xfe.",
     }
-    return attacks
 
 
 def test_the_attacks_work_on_an_ordinary_unpickler(tmp_path):

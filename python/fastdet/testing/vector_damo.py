@@ -60,7 +60,8 @@ def _giou(t):
 def _box_distances(t):
     from fastdet.models.heads import boxes_to_distances
 
-    return {"b2d_distance": boxes_to_distances(t["b2d_points"], t["b2d_boxes"], 15.9)}
+    reg_max = t["head_reg_logits"].shape[-1] - 1
+    return {"b2d_distance": boxes_to_distances(t["b2d_points"], t["b2d_boxes"], reg_max - 0.1)}
 
 
 def _head(t):

@@ -53,7 +53,9 @@ def test_a_saved_model_comes_back(tmp_path, module, dtype, fused):
     if fused:
         original.fuse()
     assert models.save_fastdet(path, original, names=NAMES, dtype=dtype, metadata={"seed": "7"}) == path
+    random_state = torch.get_rng_state()
     back = models.load(path)
+    assert torch.equal(torch.get_rng_state(), random_state)
     assert back.spec == module.spec and back.names == NAMES and back.num_classes == 3
     assert back.metadata == {"seed": "7"} and back.fused is fused
     want = original.state_dict()

@@ -166,6 +166,17 @@ def test_the_loss_is_computed_in_float32_inside_autocast(name):
         assert got.dtype == want.dtype and torch.equal(got, want)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", SMALL)
+def test_half_precision_models_decode_to_float32(name, dtype):
+    module, images = _seeded(name).eval().fuse(), _images(1, 64, 64)
+    with torch.no_grad():
+        want = module.decode(module(images))
+        got = module.to(dtype).decode(module(images.to(dtype)))
+    for a, b in zip(got, want):
+        assert a.dtype == torch.float32 and _relative(a, b) < 0.1
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_saturated_logits_give_finite_gradients(name):
     module = _seeded(name)

@@ -63,7 +63,9 @@ def load_file(path: str | os.PathLike[str], num_classes: int | None = None) -> D
     except OSError as error:
         raise FileFormatError(path, f"cannot be opened: {error.strerror}") from error
     # A safetensors header is a JSON object behind its length; everything else is left to the reader of torch files.
-    module = _from_fastdet(path) if head[8:] == b"{" and head[:4] != b"PK\x03\x04" else _from_official(path)
+    read = _from_fastdet if head[8:] == b"{" and head[:4] != b"PK\x03\x04" else _from_official
+    with torch.random.fork_rng(devices=[]):  # what is built is overwritten, and draws nothing from the caller's numbers
+        module = read(path)
     if num_classes is None or num_classes == module.num_classes:
         return module
     if module.fused:

@@ -55,7 +55,7 @@ def grid_points(levels: Sequence[Tensor], strides: Sequence[int], *, offset: flo
 def expected_distances(reg_logits: Tensor, bins: Tensor) -> Tensor:
     """[..., 4, R] logits over bins -> [..., 4] expected distances, in the units of ``bins`` [R]."""
     with torch.autocast(reg_logits.device.type, enabled=False):  # half precision would move a side by half a pixel
-        return reg_logits.softmax(-1) @ bins
+        return reg_logits.softmax(-1) @ bins.to(reg_logits.dtype)
 
 
 def distances_to_boxes(points: Tensor, distances: Tensor) -> Tensor:

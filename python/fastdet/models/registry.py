@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fastdet.models import damo_yolo
@@ -86,8 +85,8 @@ def recognise(state: Mapping[str, Any]) -> tuple[ModelSpec, int] | None:
         if not num_classes:
             continue
         for candidate in family.candidates(state):
-            with torch.device("meta"):
-                layout = to_official(build(candidate, num_classes))
+            # Not on the meta device: initialising there makes torch import its compiler, a second the first time.
+            layout = to_official(build(candidate, num_classes))
             shared = sum(shapes.get(key) == tuple(tensor.shape) for key, tensor in layout.items())
             if shared == len(layout) == len(state):
                 return candidate, num_classes

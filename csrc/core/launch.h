@@ -56,8 +56,7 @@ inline void check_launch(const char* kernel, Dim3 grid, Dim3 block, std::int64_t
   if (grid.x < 1 || grid.y < 1 || grid.z < 1) refuse("the grid is empty");
   if (grid.x > max_grid_x || grid.y > max_grid_yz || grid.z > max_grid_yz) refuse("the grid is too large");
   if (block.x < 1 || block.y < 1 || block.z < 1) refuse("the block is empty");
-  if (block.x > max_threads || block.y > max_threads || block.z > max_block_z ||
-      block.x * block.y * block.z > max_threads)
+  if (block.x > max_threads || block.y > max_threads || block.z > max_block_z || block.x * block.y * block.z > max_threads)
     refuse("the block is too large");
   if (shared_bytes < 0 || shared_bytes > max_shared_bytes) refuse("the shared memory is out of range");
 }
@@ -76,7 +75,7 @@ using SameType = typename SameTypeOf<T>::type;
 
 #define FD_LAUNCH_BOUNDS(...) __launch_bounds__(__VA_ARGS__)
 #define FD_SHARED(type, name, count) __shared__ type name[count]
-#define FD_DYN_SHARED(type, name)                              \
+#define FD_DYN_SHARED(type, name)                                      \
   extern __shared__ __align__(16) unsigned char fd_dyn_shared_bytes[]; \
   type* const name = reinterpret_cast<type*>(fd_dyn_shared_bytes)
 
@@ -85,8 +84,8 @@ namespace fastdet {
 // The error reported is that of this launch; it is taken off the runtime's "last error" again, so that no other library
 // trips over it.
 template <typename... Params>
-void launch_kernel(const char* name, void (*kernel)(Params...), Dim3 grid, Dim3 block, std::int64_t shared_bytes,
-                   Stream stream, SameType<Params>... args) {
+void launch_kernel(const char* name, void (*kernel)(Params...), Dim3 grid, Dim3 block, std::int64_t shared_bytes, Stream stream,
+                   SameType<Params>... args) {
   static_assert((std::is_trivially_copyable_v<Params> && ...), "kernel parameters are copied byte by byte");
   constexpr std::int64_t shared_without_opt_in = 48 * 1024;
   check_launch(name, grid, block, shared_bytes);
@@ -123,8 +122,8 @@ void launch_kernel(const char* name, void (*kernel)(Params...), Dim3 grid, Dim3 
 namespace fastdet {
 
 template <typename... Params>
-void launch_kernel(const char* name, void (*kernel)(Params...), Dim3 grid, Dim3 block, std::int64_t shared_bytes,
-                   Stream, SameType<Params>... args) {
+void launch_kernel(const char* name, void (*kernel)(Params...), Dim3 grid, Dim3 block, std::int64_t shared_bytes, Stream,
+                   SameType<Params>... args) {
   static_assert((std::is_trivially_copyable_v<Params> && ...), "kernel parameters are copied byte by byte");
   check_launch(name, grid, block, shared_bytes);
   emulator::launch(name, grid, block, shared_bytes, [&] { kernel(args...); });

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the operators' Python tests with sanitizers in the extension and in the emulated CUDA kernels.
 
-``python tests/native/run_sanitized.py --build asan|tsan [--small] [pytest arguments]``
+``python tests/native/run_sanitized.py [--build asan|tsan] [--small] [pytest arguments]``; without --build, both.
 
 asan is AddressSanitizer with UndefinedBehaviorSanitizer; tsan, ThreadSanitizer, sees races between the extension's
 threads and between the emulated threads of a kernel. Python itself and other libraries are not instrumented. Exits with
@@ -58,16 +58,12 @@ def _core_in_use(env: dict[str, str]) -> str:
     return done.stdout.strip() or done.stderr[-2000:]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Run the operators' tests under a sanitizer.")
-    parser.add_argument("--build", choices=sorted(OPTIONS), required=True)
-    parser.add_argument("--small", action="store_true", help="fewer variants of each case, for every change")
-    options, arguments = parser.parse_known_args()
-    variant = options.build
+def run(variant: str, keyword: str, tests: list[str]) -> bool:
+    """Builds ``variant``, runs the tests in it and prints what the sanitizer reported. True if all is well."""
     reason = build.available(variant)
     if reason is not None:
         print(f"run_sanitized: {reason}", file=sys.stderr)
-        return 1
+        return False
     library = build.build_library(variant)
     package = build.build_package(variant)
     log = build.build_folder(variant) / "report"
@@ -78,14 +74,25 @@ def main() -> int:
     used = _core_in_use(env)
     if not used.startswith(str(package)):
         print(f"run_sanitized: the extension under test would be {used}, not the one in {package}", file=sys.stderr)
-        return 1
-    pytest = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-k", SMALL if options.small else ALL]
-    failed = subprocess.run([*pytest, *(arguments or [TESTS])], env=env, cwd=build.ROOT).returncode
+        return False
+    pytest = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-k", keyword, *tests]
+    failed = subprocess.run(pytest, env=env, cwd=build.ROOT).returncode
     reports = sorted(log.parent.glob("report.*"))
     for report in reports:
         print(report.read_text(errors="replace"))
-    print(f"run_sanitized: {variant}: {len(reports)} processes with reports, pytest exited with {failed}")
-    return 1 if failed or reports else 0
+    print(f"run_sanitized: {variant}: pytest exited with {failed}, {len(reports)} processes with reports", flush=True)
+    return failed == 0 and not reports
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Run the operators' tests under the sanitizers.")
+    parser.add_argument("--build", choices=sorted(OPTIONS), action="append", help="which (default: all)")
+    parser.add_argument("--small", action="store_true", help="fewer variants of each case, for every change")
+    options, arguments = parser.parse_known_args()
+    results = [
+        run(variant, SMALL if options.small else ALL, arguments or [TESTS]) for variant in options.build or OPTIONS
+    ]
+    return 0 if all(results) else 1
 
 
 if __name__ == "__main__":

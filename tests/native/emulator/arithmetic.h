@@ -29,8 +29,8 @@ inline Int saturating_cast(double value) {
 
 }  // namespace fastdet::emulator
 
-#define FD_EMULATED_MIN_MAX(T)                          \
-  inline T min(T a, T b) { return b < a ? b : a; }      \
+#define FD_EMULATED_MIN_MAX(T)                     \
+  inline T min(T a, T b) { return b < a ? b : a; } \
   inline T max(T a, T b) { return a < b ? b : a; }
 FD_EMULATED_MIN_MAX(int)
 FD_EMULATED_MIN_MAX(unsigned)
@@ -91,9 +91,7 @@ inline unsigned __brev(unsigned a) {
 inline unsigned long long __brevll(unsigned long long a) {
   return static_cast<unsigned long long>(__brev(static_cast<unsigned>(a))) << 32 | __brev(static_cast<unsigned>(a >> 32));
 }
-inline unsigned __umulhi(unsigned a, unsigned b) {
-  return static_cast<unsigned>((static_cast<std::uint64_t>(a) * b) >> 32);
-}
+inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>((static_cast<std::uint64_t>(a) * b) >> 32); }
 inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
   const std::uint64_t bytes = static_cast<std::uint64_t>(b) << 32 | a;
   unsigned result = 0;
@@ -108,12 +106,22 @@ inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
 
 // Cache hints have no meaning here; the value does.
 template <typename T>
-inline T __ldg(const T* address) { return *address; }
+inline T __ldg(const T* address) {
+  return *address;
+}
 template <typename T>
-inline T __ldcs(const T* address) { return *address; }
+inline T __ldcs(const T* address) {
+  return *address;
+}
 template <typename T>
-inline T __ldcg(const T* address) { return *address; }
+inline T __ldcg(const T* address) {
+  return *address;
+}
 template <typename T>
-inline void __stcs(T* address, T value) { *address = value; }
+inline void __stcs(T* address, T value) {
+  *address = value;
+}
 template <typename T>
-inline void __stcg(T* address, T value) { *address = value; }
+inline void __stcg(T* address, T value) {
+  *address = value;
+}

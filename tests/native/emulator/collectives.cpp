@@ -25,8 +25,7 @@ void Block::check_mask(const Site* site, unsigned mask, int lane) {
       fail(site, "mask 0x%08x, but lane %d gave 0x%08x (%s:%d)", mask, other_lane, other.mask, other.site->file,
            other.site->line);
     if (other.site != site)
-      fail(site, "divergent lanes: lane %d waits at %s, %s:%d", other_lane, other.site->text, other.site->file,
-           other.site->line);
+      fail(site, "divergent lanes: lane %d waits at %s, %s:%d", other_lane, other.site->text, other.site->file, other.site->line);
   }
 }
 
@@ -46,14 +45,10 @@ int Block::shuffle_source(int lane) {
   const int last = first + thread.width - 1;
   const int operand = static_cast<int>(thread.operand & 31);
   switch (thread.kind) {
-    case Collective::shuffle_up:
-      return lane - operand < first ? lane : lane - operand;
-    case Collective::shuffle_down:
-      return lane + operand > last ? lane : lane + operand;
-    case Collective::shuffle_xor:
-      return (lane ^ operand) > last ? lane : lane ^ operand;
-    default:
-      return first + (operand & (thread.width - 1));
+    case Collective::shuffle_up: return lane - operand < first ? lane : lane - operand;
+    case Collective::shuffle_down: return lane + operand > last ? lane : lane + operand;
+    case Collective::shuffle_xor: return (lane ^ operand) > last ? lane : lane ^ operand;
+    default: return first + (operand & (thread.width - 1));
   }
 }
 
@@ -67,17 +62,10 @@ void Block::complete_collective(unsigned mask) {
     if ((mask & lane_bit(lane)) == 0) continue;
     Thread& thread = lanes[lane];
     switch (thread.kind) {
-      case Collective::sync:
-        break;
-      case Collective::ballot:
-        thread.result = true_lanes;
-        break;
-      case Collective::any:
-        thread.result = true_lanes != 0;
-        break;
-      case Collective::all:
-        thread.result = true_lanes == mask;
-        break;
+      case Collective::sync: break;
+      case Collective::ballot: thread.result = true_lanes; break;
+      case Collective::any: thread.result = true_lanes != 0; break;
+      case Collective::all: thread.result = true_lanes == mask; break;
       case Collective::match_any:
         thread.result = 0;
         for (int other = 0; other < 32; ++other) {
@@ -107,8 +95,8 @@ void Block::order_warp_memory(unsigned mask) {
   }
 }
 
-std::uint64_t Block::collective(const Site* site, Collective kind, unsigned mask, std::uint64_t value,
-                                std::int64_t operand, int width) {
+std::uint64_t Block::collective(const Site* site, Collective kind, unsigned mask, std::uint64_t value, std::int64_t operand,
+                                int width) {
   Thread& self = threads_[current_];
   check_mask(site, mask, current_ % 32);
   if (width < 1 || width > 32 || (width & (width - 1)) != 0) fail(site, "width must be a power of two up to 32, got %d", width);

@@ -19,8 +19,7 @@ Schedule schedule_from_environment() {
   Schedule schedule;
   const char* const text = std::getenv("FASTDET_EMU_ORDER");
   if (text != nullptr && *text != '\0' && !parse_schedule(text, schedule))
-    throw std::runtime_error("FASTDET_EMU_ORDER must be forward, reverse, shuffled or shuffled:SEED, got " +
-                             std::string(text));
+    throw std::runtime_error("FASTDET_EMU_ORDER must be forward, reverse, shuffled or shuffled:SEED, got " + std::string(text));
   return schedule;
 }
 
@@ -69,8 +68,8 @@ dim3 grid_extent() { return running_block().grid().extent; }
 
 int block_barrier(const Site* site, Vote vote, int predicate) { return running_block().barrier(site, vote, predicate); }
 
-std::uint64_t warp_collective(const Site* site, Collective kind, unsigned mask, std::uint64_t value,
-                              std::int64_t operand, int width) {
+std::uint64_t warp_collective(const Site* site, Collective kind, unsigned mask, std::uint64_t value, std::int64_t operand,
+                              int width) {
   return running_block().collective(site, kind, mask, value, operand, width);
 }
 

@@ -10,9 +10,7 @@ namespace fastdet::emulator {
 
 namespace {
 
-constexpr std::size_t round_up(std::size_t value, std::size_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
+constexpr std::size_t round_up(std::size_t value, std::size_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 }  // namespace
 
@@ -20,8 +18,8 @@ constexpr std::size_t round_up(std::size_t value, std::size_t multiple) {
 void BlockMemory::map_slab() {
   constexpr std::size_t bytes = stacks_offset + max_threads * stack_bytes;
   const int at_same_place = slab_ == nullptr ? 0 : MAP_FIXED;
-  void* const mapped = mmap(slab_, bytes, PROT_READ | PROT_WRITE,
-                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | at_same_place, -1, 0);
+  void* const mapped =
+      mmap(slab_, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | at_same_place, -1, 0);
   if (mapped == MAP_FAILED) throw std::bad_alloc();
   slab_ = static_cast<char*>(mapped);
   guarded_threads_ = 0;

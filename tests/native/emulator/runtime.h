@@ -42,22 +42,22 @@ void launch_threads(const char* kernel, const Dim3& grid, const Dim3& block, std
 template <typename Body>
 void launch(const char* kernel, const Dim3& grid, const Dim3& block, std::int64_t shared_bytes, Body&& body) {
   using Plain = std::remove_reference_t<Body>;
-  launch_threads(kernel, grid, block, shared_bytes, [](void* argument) { (*static_cast<Plain*>(argument))(); },
-                 std::addressof(body));
+  launch_threads(
+      kernel, grid, block, shared_bytes, [](void* argument) { (*static_cast<Plain*>(argument))(); }, std::addressof(body));
 }
 
 }  // namespace fastdet::emulator
 
-#define FD_EMULATED_SITE(text)                                                     \
-  ([]() -> const ::fastdet::emulator::Site* {                                      \
-    static constexpr ::fastdet::emulator::Site fd_site{__FILE__, __LINE__, text};  \
-    return &fd_site;                                                               \
+#define FD_EMULATED_SITE(text)                                                    \
+  ([]() -> const ::fastdet::emulator::Site* {                                     \
+    static constexpr ::fastdet::emulator::Site fd_site{__FILE__, __LINE__, text}; \
+    return &fd_site;                                                              \
   }())
 
-#define FD_EMULATED_SHARED(type, name, count)                                                                  \
-  static_assert(std::is_trivially_default_constructible_v<type>, "shared memory runs no constructor");         \
-  auto& name = *static_cast<type(*)[count]>(::fastdet::emulator::shared_array(                                 \
-      FD_EMULATED_SITE("shared array " #name), sizeof(type[count]), alignof(type)))
+#define FD_EMULATED_SHARED(type, name, count)                                                          \
+  static_assert(std::is_trivially_default_constructible_v<type>, "shared memory runs no constructor"); \
+  auto& name = *static_cast<type(*)[count]>(                                                           \
+      ::fastdet::emulator::shared_array(FD_EMULATED_SITE("shared array " #name), sizeof(type[count]), alignof(type)))
 
 #define FD_EMULATED_DYN_SHARED(type, name) type* const name = static_cast<type*>(::fastdet::emulator::dynamic_shared())
 

@@ -71,8 +71,8 @@ class TsanFibers {
   void* get(std::uint64_t block, int thread, int threads) {
     if (!with_tsan) return nullptr;
     const int sets = threads <= 64 ? 8 : threads <= 128 ? 4 : 2;
-    const std::size_t place = block % static_cast<std::uint64_t>(sets) * static_cast<std::uint64_t>(threads) +
-                              static_cast<std::size_t>(thread);
+    const std::size_t place =
+        block % static_cast<std::uint64_t>(sets) * static_cast<std::uint64_t>(threads) + static_cast<std::size_t>(thread);
     if (fibers_[place] == nullptr) fibers_[place] = create_tsan_fiber();
     return fibers_[place];
   }

@@ -95,8 +95,7 @@ void Block::report_deadlock() {
     if (thread.state == State::done || thread.site == last) continue;
     last = thread.site;
     text += "; thread (" + std::to_string(thread.index.x) + ", " + std::to_string(thread.index.y) + ", " +
-            std::to_string(thread.index.z) + ") waits at " + last->text + ", " + last->file + ":" +
-            std::to_string(last->line);
+            std::to_string(thread.index.z) + ") waits at " + last->text + ", " + last->file + ":" + std::to_string(last->line);
   }
   std::snprintf(error_, sizeof(error_), "%s", text.c_str());
 }
@@ -190,8 +189,8 @@ int Block::barrier(const Site* site, Vote vote, int predicate) {
     for (int i = 0; i < count_; ++i) {
       const Thread& other = threads_[i];
       if (other.state == State::at_barrier && other.site != site)
-        fail(site, "divergent barrier: thread (%u, %u, %u) waits at %s, %s:%d", other.index.x, other.index.y,
-             other.index.z, other.site->text, other.site->file, other.site->line);
+        fail(site, "divergent barrier: thread (%u, %u, %u) waits at %s, %s:%d", other.index.x, other.index.y, other.index.z,
+             other.site->text, other.site->file, other.site->line);
       if (other.state == State::at_barrier) break;  // all that wait do so at one site
     }
   }

@@ -95,13 +95,9 @@ class Block {
   void* token(std::size_t number) { return tokens_ + (with_tsan ? number * token_bytes : 0); }
   void* start_token() { return token(0); }
   void* end_token() { return token(1); }
-  void* block_token(std::size_t number) {
-    return token(2 + block_number_ % token_blocks * tokens_per_block + number);
-  }
+  void* block_token(std::size_t number) { return token(2 + block_number_ % token_blocks * tokens_per_block + number); }
   void* barrier_token(unsigned barrier) { return block_token(barrier & 1u); }
-  void* warp_token(int thread, unsigned sync) {
-    return block_token(2 + 2 * static_cast<std::size_t>(thread) + (sync & 1u));
-  }
+  void* warp_token(int thread, unsigned sync) { return block_token(2 + 2 * static_cast<std::size_t>(thread) + (sync & 1u)); }
 
   const Grid* grid_ = nullptr;
   ThreadOrder* order_ = nullptr;

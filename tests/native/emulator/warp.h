@@ -17,8 +17,8 @@ int block_barrier(const Site* site, Vote vote = Vote::none, int predicate = 0);
 
 enum class Collective : std::uint8_t { sync, shuffle_idx, shuffle_up, shuffle_down, shuffle_xor, ballot, any, all, match_any };
 // Waits for every lane of mask; returns this lane's result. operand and width are those of the shuffles.
-std::uint64_t warp_collective(const Site* site, Collective kind, unsigned mask, std::uint64_t value = 0,
-                              std::int64_t operand = 0, int width = 32);
+std::uint64_t warp_collective(const Site* site, Collective kind, unsigned mask, std::uint64_t value = 0, std::int64_t operand = 0,
+                              int width = 32);
 
 template <typename T>
 inline std::uint64_t to_bits(T value) {
@@ -55,24 +55,20 @@ struct WarpSync {
 
 }  // namespace fastdet::emulator
 
-#define FD_EMULATED_WARP(function, kind, name, ...)                                                     \
-  ::fastdet::emulator::function(FD_EMULATED_SITE(name "(" #__VA_ARGS__ ")"), ::fastdet::emulator::Collective::kind, \
-                                __VA_ARGS__)
+#define FD_EMULATED_WARP(function, kind, name, ...) \
+  ::fastdet::emulator::function(FD_EMULATED_SITE(name "(" #__VA_ARGS__ ")"), ::fastdet::emulator::Collective::kind, __VA_ARGS__)
 #define __shfl_sync(...) FD_EMULATED_WARP(shuffle, shuffle_idx, "__shfl_sync", __VA_ARGS__)
 #define __shfl_up_sync(...) FD_EMULATED_WARP(shuffle, shuffle_up, "__shfl_up_sync", __VA_ARGS__)
 #define __shfl_down_sync(...) FD_EMULATED_WARP(shuffle, shuffle_down, "__shfl_down_sync", __VA_ARGS__)
 #define __shfl_xor_sync(...) FD_EMULATED_WARP(shuffle, shuffle_xor, "__shfl_xor_sync", __VA_ARGS__)
 #define __any_sync(...) FD_EMULATED_WARP(vote, any, "__any_sync", __VA_ARGS__)
 #define __all_sync(...) FD_EMULATED_WARP(vote, all, "__all_sync", __VA_ARGS__)
-#define __ballot_sync(...) \
-  ::fastdet::emulator::ballot(FD_EMULATED_SITE("__ballot_sync(" #__VA_ARGS__ ")"), __VA_ARGS__)
-#define __match_any_sync(...) \
-  ::fastdet::emulator::match_any(FD_EMULATED_SITE("__match_any_sync(" #__VA_ARGS__ ")"), __VA_ARGS__)
-#define __syncwarp(...) \
-  (::fastdet::emulator::WarpSync{FD_EMULATED_SITE("__syncwarp(" #__VA_ARGS__ ")")}(__VA_ARGS__))
+#define __ballot_sync(...) ::fastdet::emulator::ballot(FD_EMULATED_SITE("__ballot_sync(" #__VA_ARGS__ ")"), __VA_ARGS__)
+#define __match_any_sync(...) ::fastdet::emulator::match_any(FD_EMULATED_SITE("__match_any_sync(" #__VA_ARGS__ ")"), __VA_ARGS__)
+#define __syncwarp(...) (::fastdet::emulator::WarpSync{FD_EMULATED_SITE("__syncwarp(" #__VA_ARGS__ ")")}(__VA_ARGS__))
 
 #define __syncthreads() static_cast<void>(::fastdet::emulator::block_barrier(FD_EMULATED_SITE("__syncthreads()")))
-#define FD_EMULATED_BARRIER(kind, name, predicate)                                        \
+#define FD_EMULATED_BARRIER(kind, name, predicate)                                                               \
   ::fastdet::emulator::block_barrier(FD_EMULATED_SITE(name "(" #predicate ")"), ::fastdet::emulator::Vote::kind, \
                                      static_cast<int>(predicate))
 #define __syncthreads_count(predicate) FD_EMULATED_BARRIER(count, "__syncthreads_count", predicate)

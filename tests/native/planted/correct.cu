@@ -144,11 +144,30 @@ Result run_last_block() {
 
 Result run_arithmetic() {
   const float nan = __int_as_float(0x7FC00000);
-  return {__popc(0xF0F0u), __popcll(~0ull), __ffs(8), __ffs(0), __clz(1), __clz(0), __clzll(1), __clzll(0),
-          __brev(1u), __float2int_rn(2.5f), __float2int_rn(3.5f), __float2int_rz(-2.7f), __float2int_rd(-2.2f),
-          __float2int_ru(2.2f), __float2int_rn(1e20f), __float2int_rn(nan), __float2uint_rz(-3.0f), __float_as_int(1.0f),
-          static_cast<long long>(max(1.0f, nan)), static_cast<long long>(min(nan, 2.0f)), max(3, 7), min(3u, 7u),
-          __byte_perm(0x03020100u, 0x07060504u, 0x7531u), __umulhi(1u << 31, 6u),
+  return {__popc(0xF0F0u),
+          __popcll(~0ull),
+          __ffs(8),
+          __ffs(0),
+          __clz(1),
+          __clz(0),
+          __clzll(1),
+          __clzll(0),
+          __brev(1u),
+          __float2int_rn(2.5f),
+          __float2int_rn(3.5f),
+          __float2int_rz(-2.7f),
+          __float2int_rd(-2.2f),
+          __float2int_ru(2.2f),
+          __float2int_rn(1e20f),
+          __float2int_rn(nan),
+          __float2uint_rz(-3.0f),
+          __float_as_int(1.0f),
+          static_cast<long long>(max(1.0f, nan)),
+          static_cast<long long>(min(nan, 2.0f)),
+          max(3, 7),
+          min(3u, 7u),
+          __byte_perm(0x03020100u, 0x07060504u, 0x7531u),
+          __umulhi(1u << 31, 6u),
           static_cast<long long>(__saturatef(7.0f))};
 }
 

@@ -9,6 +9,7 @@
 #include "core/check.h"
 #include "core/launch.h"
 #include "ops/aligned_ota/aligned_ota.h"
+#include "ops/letterbox/letterbox.h"
 #include "ops/nms/nms.h"
 
 namespace fastdet {
@@ -74,6 +75,7 @@ const CudaTable table = {
     CudaTable::kAbi,   sizeof(CudaTable), kEmulated,         kDescription,
     device_count,      current_device,    set_device, device_of_pointer,
     allocate,          release,           synchronize,
+    launcher<LetterboxParams, letterbox_cuda>,
     launcher<NmsParams, nms_cuda>,
     launcher<AlignedOtaParams, aligned_ota_cuda>,
 };

@@ -34,6 +34,7 @@ struct CudaTable {
   int (*release)(void* pointer, Message message);
   int (*synchronize)(void* stream, Message message);
 
+  Launcher<LetterboxParams> letterbox;
   Launcher<NmsParams> nms;
   Launcher<AlignedOtaParams> aligned_ota;
 };

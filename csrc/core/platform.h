@@ -50,3 +50,9 @@ inline constexpr bool kEmulated = true;  // kernels run on the CPU, on host memo
 inline constexpr bool kEmulated = false;
 #endif
 }  // namespace fastdet
+
+// FD_X86_TARGETS: a function may name its own instruction set, FD_TARGET("avx2"), and be chosen by __builtin_cpu_supports.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__CUDACC__) && !defined(FASTDET_EMULATED)
+#define FD_X86_TARGETS 1
+#define FD_TARGET(isa) __attribute__((target(isa)))
+#endif

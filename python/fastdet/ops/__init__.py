@@ -14,6 +14,7 @@ from fastdet.ops.aligned_ota import (
     aligned_ota_cost,
     aligned_ota_cost_reference,
 )
+from fastdet.ops.letterbox import LETTERBOX, LETTERBOX_OUT, Letterbox, letterbox, letterbox_reference
 from fastdet.ops.nms import (
     BATCHED_NMS,
     MULTICLASS_NMS,
@@ -27,13 +28,14 @@ from fastdet.ops.nms import (
     nms_reference,
 )
 
-OPS = (NMS, BATCHED_NMS, MULTICLASS_NMS, ALIGNED_OTA_ASSIGN, ALIGNED_OTA_COST)
+OPS = (LETTERBOX, LETTERBOX_OUT, NMS, BATCHED_NMS, MULTICLASS_NMS, ALIGNED_OTA_ASSIGN, ALIGNED_OTA_COST)
 
 __all__ = [
     "OPS",
     "Assignment",
     "AssignmentCost",
     "Kept",
+    "Letterbox",
     "aligned_ota_assign",
     "aligned_ota_assign_reference",
     "aligned_ota_cost",
@@ -43,6 +45,8 @@ __all__ = [
     "batched_nms_reference",
     "cuda_available",
     "current_backend",
+    "letterbox",
+    "letterbox_reference",
     "multiclass_nms",
     "multiclass_nms_reference",
     "nms",

@@ -12,6 +12,7 @@ import numpy as np
 
 from fastdet.testing.vector_aligned_ota import damo_aligned_ota
 from fastdet.testing.vector_damo import damo_losses
+from fastdet.testing.vector_letterbox import letterbox_vectors
 from fastdet.testing.vector_nms import nms_scenarios
 
 Arrays = dict[str, np.ndarray]
@@ -21,6 +22,7 @@ VECTORS: dict[str, Callable[[Mapping[str, np.ndarray]], Arrays]] = {
     "damo_aligned_ota": damo_aligned_ota,
     "damo_losses": damo_losses,
     "nms": nms_scenarios,
+    "letterbox": letterbox_vectors,
 }
 
 

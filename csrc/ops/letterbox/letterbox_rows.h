@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+// Work on single rows for the CPU path. Intermediate rows are planar: channel c of a row begins at c * its plane stride.
+#pragma once
+
+#include <cstdint>
+
+#include "ops/letterbox/letterbox_math.h"
+
+namespace fastdet {
+
+// ---- OpenCV mode -----------------------------------------------------------------------------------------------------------
+
+// Where the columns of a picture come from. Built once per picture, used by every row.
+struct LinearColumns {
+  const std::int32_t* offset;   // [count] byte of the left pixel's channel 0, from the row's beginning
+  const std::int32_t* weights;  // [count] weight0 | weight1 << 16
+  std::int32_t count;
+  std::int32_t source;                        // width of the picture
+  std::int32_t channels;                      // 3, or 1 where all channels are the same
+  std::int64_t pixel_stride, channel_stride;  // bytes; pixel_stride 0 for a picture one pixel wide
+};
+
+// Fills offset and weights, [count] each.
+void linear_columns_table(std::int32_t source, std::int32_t target, std::int64_t pixel_stride, std::int32_t* offset,
+                          std::int32_t* weights);
+
+// sums[c * plane_stride + x] = linear_sum of column x, channel c.
+void linear_columns(const LinearColumns& columns, const std::uint8_t* row, std::int16_t* sums, std::int64_t plane_stride);
+
+// out[i] = linear_blend of two rows of sums. sums1 is not read where weight1 is 0.
+void linear_rows(const std::int16_t* sums0, const std::int16_t* sums1, std::int32_t weight0, std::int32_t weight1,
+                 std::int64_t size, std::uint8_t* out);
+
+// ---- Pillow mode -----------------------------------------------------------------------------------------------------------
+
+// planes[c * plane_stride + x] = the row's pixel x, channel c.
+void unpack_row(const std::uint8_t* row, std::int32_t width, std::int64_t pixel_stride, std::int64_t channel_stride,
+                std::int32_t channels, std::uint8_t* planes, std::int64_t plane_stride);
+
+// One plane of a row through the horizontal pass: `count` columns.
+void pillow_columns(const PillowTable& table, std::int32_t count, const std::uint8_t* plane, std::uint8_t* out);
+
+// The vertical pass: out[i] from rows[0 .. taps)[i].
+void pillow_rows(const std::uint8_t* const* rows, const std::int32_t* weights, std::int32_t taps, std::int64_t size,
+                 std::uint8_t* out);
+
+// ---- results ---------------------------------------------------------------------------------------------------------------
+
+// One channel of a row, normalised: out[i] = letterbox_value(pixels[i]).
+void normalise_row(const std::uint8_t* pixels, std::int64_t size, const Normalisation& normalisation, std::uint8_t* out);
+void normalise_row(const std::uint8_t* pixels, std::int64_t size, const Normalisation& normalisation, Half* out);
+void normalise_row(const std::uint8_t* pixels, std::int64_t size, const Normalisation& normalisation, BFloat16* out);
+void normalise_row(const std::uint8_t* pixels, std::int64_t size, const Normalisation& normalisation, float* out);
+
+void half_row(const float* values, std::int64_t size, Half* out);
+
+// out[3 i + c] = planes[c * plane_stride + i].
+void interleave_row(const std::uint8_t* planes, std::int64_t plane_stride, std::int64_t size, std::uint8_t* out);
+void interleave_row(const Half* planes, std::int64_t plane_stride, std::int64_t size, Half* out);
+void interleave_row(const BFloat16* planes, std::int64_t plane_stride, std::int64_t size, BFloat16* out);
+void interleave_row(const float* planes, std::int64_t plane_stride, std::int64_t size, float* out);
+
+}  // namespace fastdet

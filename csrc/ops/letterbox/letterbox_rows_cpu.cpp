@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+// Row loops that the compiler vectorises by itself, once per instruction set.
+#include <algorithm>
+#include <cstring>
+
+#include "core/platform.h"
+#include "ops/letterbox/letterbox_rows.h"
+
+namespace fastdet {
+
+FD_TARGET_CLONES void linear_rows(const std::int16_t* FD_RESTRICT sums0, const std::int16_t* FD_RESTRICT sums1,
+                                  std::int32_t weight0, std::int32_t weight1, std::int64_t size, std::uint8_t* FD_RESTRICT out) {
+  const auto w0 = static_cast<std::int16_t>(weight0), w1 = static_cast<std::int16_t>(weight1);
+  if (w1 == 0) {
+    for (std::int64_t i = 0; i < size; ++i) out[i] = linear_blend(sums0[i], 0, w0, 0);
+    return;
+  }
+  for (std::int64_t i = 0; i < size; ++i) out[i] = linear_blend(sums0[i], sums1[i], w0, w1);
+}
+
+void unpack_row(const std::uint8_t* row, std::int32_t width, std::int64_t pixel_stride, std::int64_t channel_stride,
+                std::int32_t channels, std::uint8_t* planes, std::int64_t plane_stride) {
+  for (std::int32_t c = 0; c < channels; ++c) {
+    const std::uint8_t* const pixels = row + c * channel_stride;
+    std::uint8_t* const out = planes + c * plane_stride;
+    if (pixel_stride == 1) {
+      std::memcpy(out, pixels, static_cast<std::size_t>(width));
+      continue;
+    }
+    for (std::int32_t x = 0; x < width; ++x) out[x] = pixels[x * pixel_stride];
+  }
+}
+
+FD_TARGET_CLONES void pillow_columns(const PillowTable& table, std::int32_t count, const std::uint8_t* plane, std::uint8_t* out) {
+  for (std::int32_t x = 0; x < count; ++x) {
+    const PillowWindow window = table.windows[x];
+    const std::int32_t* FD_RESTRICT weights = table.weights + static_cast<std::int64_t>(x) * table.taps;
+    const std::uint8_t* FD_RESTRICT pixels = plane + window.begin;
+    std::int32_t sum = 0;
+    for (std::int32_t i = 0; i < window.size; ++i) sum += pixels[i] * weights[i];
+    out[x] = pillow_round(sum);
+  }
+}
+
+FD_TARGET_CLONES void pillow_rows(const std::uint8_t* const* rows, const std::int32_t* weights, std::int32_t taps,
+                                  std::int64_t size, std::uint8_t* FD_RESTRICT out) {
+  constexpr std::int64_t kBlock = 256;  // partial sums of a block stay in registers and the nearest cache
+  for (std::int64_t begin = 0; begin < size; begin += kBlock) {
+    const std::int64_t count = std::min(kBlock, size - begin);
+    std::int32_t sums[kBlock] = {};
+    for (std::int32_t i = 0; i < taps; ++i) {
+      const std::uint8_t* FD_RESTRICT row = rows[i] + begin;
+      const std::int32_t weight = weights[i];
+      for (std::int64_t x = 0; x < count; ++x) sums[x] += row[x] * weight;
+    }
+    for (std::int64_t x = 0; x < count; ++x) out[begin + x] = pillow_round(sums[x]);
+  }
+}
+
+// ---- results ------------------------------------------------
+
+FD_TARGET_CLONES static void normalise_floats(const std::uint8_t* FD_RESTRICT pixels, std::int64_t size,
+                                              const Normalisation& normalisation, float* FD_RESTRICT out) {
+  Normalisation n = normalisation;
+  n.affine = false;
+  for (std::int64_t i = 0; i < size; ++i) out[i] = n(pixels[i]);
+  if (!normalisation.affine) return;
+  for (std::int64_t i = 0; i < size; ++i) out[i] = (out[i] - n.mean) / n.std;
+}
+
+FD_TARGET_CLONES static void bfloat16_row(const float* FD_RESTRICT values, std::int64_t size, BFloat16* FD_RESTRICT out) {
+  for (std::int64_t i = 0; i < size; ++i) out[i] = to_bfloat16(values[i]);
+}
+
+template <typename T, typename Round>
+static void normalise_short(const std::uint8_t* pixels, std::int64_t size, const Normalisation& normalisation, const Round& round,
+                            T* out) {
+  constexpr std::int64_t kBlock = 1024;
+  float values[kBlock];
+  for (std::int64_t begin = 0; begin < size; begin += kBlock) {
+    const std::int64_t count = std::min(kBlock, size - begin);
+    normalise_floats(pixels + begin, count, normalisation, values);
+    round(values, count, out + begin);
+  }
+}
+
+void normalise_row(const std::uint8_t* pixels, std::int64_t size, const Normalisation&, std::uint8_t* out) {
+  std::memcpy(out, pixels, static_cast<std::size_t>(size));
+}
+void normalise_row(const std::uint8_t* pixels, std::int64_t size, const Normalisation& normalisation, Half* out) {
+  normalise_short(pixels, size, normalisation, half_row, out);
+}
+void normalise_row(const std::uint8_t* pixels, std::int64_t size, const Normalisation& normalisation, BFloat16* out) {
+  normalise_short(pixels, size, normalisation, bfloat16_row, out);
+}
+void normalise_row(const std::uint8_t* pixels, std::int64_t size, const Normalisation& normalisation, float* out) {
+  normalise_floats(pixels, size, normalisation, out);
+}
+
+template <typename T>
+FD_HD void interleave(const T* FD_RESTRICT planes, std::int64_t plane_stride, std::int64_t size, T* FD_RESTRICT out) {
+  const T* const second = planes + plane_stride;
+  const T* const third = second + plane_stride;
+  for (std::int64_t i = 0; i < size; ++i) {
+    out[3 * i] = planes[i];
+    out[3 * i + 1] = second[i];
+    out[3 * i + 2] = third[i];
+  }
+}
+
+FD_TARGET_CLONES void interleave_row(const std::uint8_t* planes, std::int64_t plane_stride, std::int64_t size,
+                                     std::uint8_t* out) {
+  interleave(planes, plane_stride, size, out);
+}
+FD_TARGET_CLONES void interleave_row(const Half* planes, std::int64_t plane_stride, std::int64_t size, Half* out) {
+  interleave(planes, plane_stride, size, out);
+}
+FD_TARGET_CLONES void interleave_row(const BFloat16* planes, std::int64_t plane_stride, std::int64_t size, BFloat16* out) {
+  interleave(planes, plane_stride, size, out);
+}
+FD_TARGET_CLONES void interleave_row(const float* planes, std::int64_t plane_stride, std::int64_t size, float* out) {
+  interleave(planes, plane_stride, size, out);
+}
+
+}  // namespace fastdet

@@ -32,6 +32,8 @@ def problem(seed=0, images=2, size=(96, 128), classes=5, rows=6, counts=None, ki
     centres = rng.uniform(0, 1, (images, rows, 2)) * extent
     if kind == "tiny":
         sides = rng.uniform(0.5, 7, (images, rows, 2))
+    if kind == "small":
+        sides = np.exp(rng.uniform(np.log(8), np.log(64), (images, rows, 2)))
     if kind == "large":
         sides = np.full((images, rows, 2), 1.2) * extent
     gt = np.concatenate([centres - sides / 2, centres + sides / 2], 2)
@@ -114,7 +116,7 @@ ODD = {
     "far": _far,
     "exact": _exact,
 }
-KINDS = ("plain", "tiny", "large", *ODD)
+KINDS = ("plain", "tiny", "small", "large", *ODD)
 
 
 def published_costs(scores, boxes, points, strides, gt, labels, center_radius, class_weight, iou_weight):

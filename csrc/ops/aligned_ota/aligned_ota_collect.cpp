@@ -20,6 +20,12 @@ void copy_scores(const T* FD_RESTRICT from, std::int64_t step, std::int64_t n, f
   }
 }
 
+// False only if no point of the hull is closer than `farthest` to the centre, on both axes.
+bool hull_near(const Hull& hull, float farthest, const GroundTruth& gt) {
+  return hull.x1 - gt.center_x < farthest && gt.center_x - hull.x2 < farthest && hull.y1 - gt.center_y < farthest &&
+         gt.center_y - hull.y2 < farthest;
+}
+
 Box box_at(const AlignedOtaParams& p, std::int64_t b, std::int64_t a) {
   return dispatch_float(p.boxes.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
@@ -65,16 +71,21 @@ void collect_tile(const AlignedOtaParams& p, std::int64_t b, std::int64_t tile) 
   const std::int64_t first = tile * kTile, n = std::min(kTile, p.priors() - first);
   float x[kTile], y[kTile], reach[kTile];
   std::int32_t reached[kTile] = {};
+  Hull hull;
+  float farthest = 0.0f;
   const float* points = p.points.as<const float>() + first * p.points.stride[0];
   const float* strides = p.strides.as<const float>() + first * p.strides.stride[0];
   for (std::int64_t i = 0; i < n; ++i) {
     x[i] = points[i * p.points.stride[0]];
     y[i] = points[i * p.points.stride[0] + p.points.stride[1]];
     reach[i] = p.center_radius * strides[i * p.strides.stride[0]];
+    hull.add(x[i], y[i], x[i], y[i]);
+    farthest = larger(farthest, reach[i]);
   }
   for (std::int64_t g = 0; g < image.count[1]; ++g) {
     if (g % kRowsAtOnce == 0 && std::all_of(reached, reached + n, [](std::int32_t hit) { return hit != 0; })) break;
-    mark_reached(n, x, y, reach, row_at(image.rows, g), reached);
+    const GroundTruth gt = row_at(image.rows, g);
+    if (hull.meets(gt.box) || hull_near(hull, farthest, gt)) mark_reached(n, x, y, reach, gt, reached);
   }
 
   std::int32_t index[kTile];
@@ -115,6 +126,15 @@ void compact(const AlignedOtaParams& p, std::int64_t b) {
     total += n;
   }
   image.count[0] = total;
+  for (std::int64_t tile = 0; tile < ceil_div(total, kTile); ++tile) {
+    Hull boxes, points;
+    for (std::int64_t i = tile * kTile; i < std::min((tile + 1) * kTile, total); ++i) {
+      boxes.add(c.x1[i], c.y1[i], c.x2[i], c.y2[i]);
+      points.add(c.x[i], c.y[i], c.x[i], c.y[i]);
+    }
+    image.boxes[tile] = boxes;
+    image.points[tile] = points;
+  }
 }
 
 void collect_rows(const AlignedOtaParams& p, std::int64_t b) {

@@ -18,6 +18,7 @@ std::size_t carve(const AlignedOtaParams& p, void* base, Image* image) {
   carver.take(&c.class_sum, a);
   carver.take(&c.index, a);
   for (float** column : {&c.x1, &c.y1, &c.x2, &c.y2, &c.x, &c.y, &c.reach}) carver.take(column, a);
+  for (Hull** hulls : {&image->boxes, &image->points}) carver.take(hulls, ceil_div(a, kTile));
   Rows& r = image->rows;
   carver.take(&r.row, m);
   carver.take(&r.label, m);

@@ -2,6 +2,7 @@
 // The CPU path's memory: per image, structures of arrays in the workspace, and the loops over them that are worth vector code.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 
@@ -26,11 +27,23 @@ struct Rows {
   float *x1, *y1, *x2, *y2, *center_x, *center_y;
 };
 
+// Bounds of what a tile of candidates holds, so that ground truths far away need not look into it.
+struct Hull {
+  float x1 = INFINITY, y1 = INFINITY, x2 = -INFINITY, y2 = -INFINITY;
+
+  void add(float low_x, float low_y, float high_x, float high_y) {
+    x1 = smaller(x1, low_x), y1 = smaller(y1, low_y), x2 = larger(x2, high_x), y2 = larger(y2, high_y);
+  }
+  // False only if nothing in the hull overlaps the box, or lies strictly inside it.
+  bool meets(const Box& box) const { return x2 > box.x1 && y2 > box.y1 && box.x2 > x1 && box.y2 > y1; }
+};
+
 // Everything the passes share about one image.
 struct Image {
   std::int64_t* tile_count;  // [ceil(A / kTile)] candidates of each tile; they start at tile * kTile until compacted
   std::int64_t* count;       // [2] candidates, rows
   Candidates candidates;
+  Hull *boxes, *points;  // [ceil(A / kTile)] of each tile of compacted candidates
   Rows rows;
   std::int32_t* chosen;        // [M, topk] positions of candidates
   std::int32_t* chosen_count;  // [M]

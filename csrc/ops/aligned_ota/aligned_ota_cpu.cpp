@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <functional>
 #include <limits>
+#include <utility>
 
 #include "core/dispatch.h"
 #include "core/parallel.h"
@@ -40,25 +41,19 @@ class Best {
   T last_;  // values not before this one do not enter
 };
 
-struct Demand {
-  std::int64_t k, inside;  // priors asked for; candidates inside
-};
-
-Demand demand_of(const AlignedOtaParams& p, const Image& image, const GroundTruth& gt) {
+// How many priors a ground truth asks for.
+std::int64_t demand_of(const AlignedOtaParams& p, const Image& image, const GroundTruth& gt) {
+  if (image.count[0] == 0) return 0;
   float iou[kTile], largest[AlignedOtaParams::kMaxTopk];
-  std::int32_t inside[kTile];
   Best<float, std::greater<float>> best(p.topk, largest, 0.0f);  // an IoU of 0 adds nothing
-  Demand demand = {0, 0};
   for (std::int64_t first = 0; first < image.count[0]; first += kTile) {
     const std::int64_t n = std::min(kTile, image.count[0] - first);
-    demand.inside += candidates_inside(n, image.candidates, first, gt, inside);
-    if (!best.takes(pair_ious(n, image.candidates, first, gt, iou))) continue;
+    if (!image.boxes[first / kTile].meets(gt.box) || !best.takes(pair_ious(n, image.candidates, first, gt, iou))) continue;
     for (std::int64_t i = 0; i < n; ++i) best.push(iou[i]);
   }
   double sum = 0.0;
   for (std::int64_t i = 0; i < best.size(); ++i) sum += static_cast<double>(largest[i]);
-  demand.k = image.count[0] == 0 ? 0 : dynamic_k(sum);
-  return demand;
+  return dynamic_k(sum);
 }
 
 // Scores of the gathered candidates at one class.
@@ -73,39 +68,68 @@ void gather_scores(const AlignedOtaParams& p, std::int64_t b, const std::int32_t
   });
 }
 
-// Cost and IoU of the candidates first .. first + n with a ground truth: of those inside, or of all.
-void price_candidates(const AlignedOtaParams& p, std::int64_t b, const Image& image, const GroundTruth& gt, std::int64_t first,
-                      std::int64_t n, const std::int32_t* inside, bool only_inside, Pairs* pairs) {
-  const Candidates& c = image.candidates;
+// Pairs of a ground truth with the candidates of a tile.
+enum class Kind { kInside, kOverlapping, kApart };
+
+struct Tile {
+  std::int64_t first, n;
+  std::int32_t inside[kTile];
+  float iou[kTile];
+};
+
+// Fills in which candidates lie inside and all IoUs; returns whether any pair can be of the kind.
+bool look(const Image& image, const GroundTruth& gt, Kind kind, Tile* tile) {
+  const bool points_meet = image.points[tile->first / kTile].meets(gt.box);
+  const bool boxes_meet = image.boxes[tile->first / kTile].meets(gt.box);
+  if ((kind == Kind::kInside && !points_meet) || (kind == Kind::kOverlapping && !boxes_meet)) return false;
+  const std::int64_t count = candidates_inside(tile->n, image.candidates, tile->first, gt, tile->inside);
+  if (kind == Kind::kInside && count == 0) return false;
+  const float most = pair_ious(tile->n, image.candidates, tile->first, gt, tile->iou);
+  return kind != Kind::kOverlapping || most > 0.0f;
+}
+
+// Cost of the pairs of a tile for which wanted(i) holds.
+template <typename Wanted>
+void price(const AlignedOtaParams& p, std::int64_t b, const Image& image, const GroundTruth& gt, const Tile& tile,
+           const Wanted& wanted, Pairs* pairs) {
   pairs->count = 0;
-  for (std::int64_t i = 0; i < n; ++i) {
-    if (only_inside && inside[i] == 0) continue;
-    const std::int64_t at = first + i, slot = pairs->count++;
+  for (std::int64_t i = 0; i < tile.n; ++i) {
+    if (!wanted(i)) continue;
+    const std::int64_t slot = pairs->count++;
     pairs->position[slot] = static_cast<std::int32_t>(i);
-    pairs->class_sum[slot] = c.class_sum[at];
-    pairs->iou[slot] = pair_iou({c.x1[at], c.y1[at], c.x2[at], c.y2[at]}, gt.box, gt.area);
+    pairs->class_sum[slot] = image.candidates.class_sum[tile.first + i];
+    pairs->iou[slot] = tile.iou[i];
   }
-  gather_scores(p, b, c.index + first, gt.label, pairs);
+  gather_scores(p, b, image.candidates.index + tile.first, gt.label, pairs);
   pair_costs(pairs, p.class_weight, p.iou_weight);
 }
 
+// Candidates inside come first, so others are priced only where too few are; and those apart, whose cost is at least that of an
+// IoU of 0, only where they can still be among the cheapest.
 void choose(const AlignedOtaParams& p, std::int64_t b, std::int64_t g) {
   const Image image = image_at(p, b);
   if (g >= image.count[1]) return;
   const GroundTruth gt = row_at(image.rows, g);
-  const Demand demand = demand_of(p, image, gt);
-  const bool only_inside = demand.inside >= demand.k;  // enough of them: the others come after and need no cost
   std::uint64_t keys[AlignedOtaParams::kMaxTopk];
-  Best<std::uint64_t, std::less<std::uint64_t>> best(demand.k, keys, kNoKey);
-  std::int32_t inside[kTile];
+  const std::int64_t k = demand_of(p, image, gt);
+  Best<std::uint64_t, std::less<std::uint64_t>> best(k, keys, k > 0 ? kNoKey : 0);
+  const std::uint64_t least_apart = pair_key(false, apart_cost(0.0, p.class_weight, p.iou_weight), 0);
+  Tile tile;
   Pairs pairs;
-  for (std::int64_t first = 0; demand.k > 0 && first < image.count[0]; first += kTile) {
-    const std::int64_t n = std::min(kTile, image.count[0] - first);
-    if (candidates_inside(n, image.candidates, first, gt, inside) == 0 && only_inside) continue;
-    price_candidates(p, b, image, gt, first, n, inside, only_inside, &pairs);
-    for (std::int64_t i = 0; i < pairs.count; ++i) {
-      const std::int32_t position = pairs.position[i];
-      best.push(pair_key(inside[position] != 0, pairs.cost[i], static_cast<std::int32_t>(first) + position));
+  for (const auto& [kind, least] : {std::pair(Kind::kInside, std::uint64_t{0}), std::pair(Kind::kOverlapping, kFirstOutside),
+                                    std::pair(Kind::kApart, least_apart)}) {
+    for (tile.first = 0; tile.first < image.count[0] && best.takes(least); tile.first += kTile) {
+      tile.n = std::min(kTile, image.count[0] - tile.first);
+      if (!look(image, gt, kind, &tile)) continue;
+      const auto wanted = [&, kind = kind](std::int64_t i) {
+        if (kind == Kind::kInside) return tile.inside[i] != 0;
+        return tile.inside[i] == 0 && (tile.iou[i] > 0.0f) == (kind == Kind::kOverlapping);
+      };
+      price(p, b, image, gt, tile, wanted, &pairs);
+      for (std::int64_t i = 0; i < pairs.count; ++i) {
+        const auto position = static_cast<std::int32_t>(tile.first) + pairs.position[i];
+        best.push(pair_key(kind == Kind::kInside, pairs.cost[i], position));
+      }
     }
   }
   image.chosen_count[g] = static_cast<std::int32_t>(best.size());
@@ -198,20 +222,20 @@ void write_costs(const AlignedOtaParams& p, std::int64_t b) {
   const std::int64_t offset = b * p.priors(), m = p.rows();
   std::fill(p.dynamic_k + b * m, p.dynamic_k + (b + 1) * m, 0);
   for (std::int64_t j = 0; j < image.count[0]; ++j) p.valid[offset + image.candidates.index[j]] = true;
-  std::int32_t inside[kTile];
+  Tile tile;
   Pairs pairs;
   for (std::int64_t g = 0; g < image.count[1]; ++g) {
     const GroundTruth gt = row_at(image.rows, g);
-    p.dynamic_k[b * m + image.rows.row[g]] = static_cast<std::int32_t>(demand_of(p, image, gt).k);
-    for (std::int64_t first = 0; first < image.count[0]; first += kTile) {
-      const std::int64_t n = std::min(kTile, image.count[0] - first);
-      candidates_inside(n, image.candidates, first, gt, inside);
-      price_candidates(p, b, image, gt, first, n, inside, false, &pairs);
-      for (std::int64_t i = 0; i < n; ++i) {
-        const std::int64_t at = (offset + image.candidates.index[first + i]) * m + image.rows.row[g];
+    p.dynamic_k[b * m + image.rows.row[g]] = static_cast<std::int32_t>(demand_of(p, image, gt));
+    for (tile.first = 0; tile.first < image.count[0]; tile.first += kTile) {
+      tile.n = std::min(kTile, image.count[0] - tile.first);
+      look(image, gt, Kind::kApart, &tile);
+      price(p, b, image, gt, tile, [](std::int64_t) { return true; }, &pairs);
+      for (std::int64_t i = 0; i < tile.n; ++i) {
+        const std::int64_t at = (offset + image.candidates.index[tile.first + i]) * m + image.rows.row[g];
         p.cost[at] = pairs.cost[i];
-        p.iou[at] = pairs.iou[i];
-        p.inside[at] = inside[i] != 0;
+        p.iou[at] = tile.iou[i];
+        p.inside[at] = tile.inside[i] != 0;
       }
     }
   }

@@ -274,8 +274,9 @@ __global__ FD_LAUNCH_BOUNDS(kChooseThreads) void aligned_ota_choose_kernel(Align
         if (only_inside && !inside) return kNoKey;
         const std::int32_t prior = w.index[offset + j];
         const float iou = pair_iou(candidate_box(w, offset + j), gt.box, gt.area);
-        const float cost = pair_cost(w.class_sum[offset + prior], score_at(p, image, prior, gt.label), iou, p.class_weight,
-                                     p.iou_weight);
+        const double class_sum = w.class_sum[offset + prior];
+        const float cost = iou > 0.0f ? pair_cost(class_sum, score_at(p, image, prior, gt.label), iou, p.class_weight, p.iou_weight)
+                                      : apart_cost(class_sum, p.class_weight, p.iou_weight);
         return pair_key(inside, cost, prior);
       },
       [&](std::uint64_t key) {

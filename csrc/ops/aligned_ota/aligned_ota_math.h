@@ -77,6 +77,11 @@ FD_HD float pair_cost(double class_sum, float p, float iou, float class_weight, 
   return class_weight * class_cost + iou_weight * -log_exact(iou + kIouOffset);
 }
 
+// pair_cost of an IoU of 0, bit for bit: the score no longer matters. No pair apart costs less than apart_cost(0, ...).
+FD_HD float apart_cost(double class_sum, float class_weight, float iou_weight) {
+  return class_weight * static_cast<float>(class_sum) + iou_weight * -log_exact(kIouOffset);
+}
+
 // Keys order pairs: those inside first, then by cost, then by index (of the prior or of the ground truth, below 2^31).
 constexpr std::uint64_t kFirstOutside = std::uint64_t{1} << 63;  // keys of pairs inside are below
 FD_HD std::uint64_t pair_key(bool inside, float cost, std::int32_t index) {

@@ -79,6 +79,7 @@ def aligned_ota_assign(
 
     Raises:
         ValueError: shapes do not agree, or a label, count or attribute is out of range. TypeError: dtype not listed.
+        On a CUDA device values are not looked at: counts are clamped, a label out of range matches nothing.
 
     Cost: O(A C + sum over pairs of valid priors and ground truths) time, O(A + M topk) memory. Gradients: none.
     """

@@ -12,7 +12,7 @@ from torch import Tensor
 from fastdet.assign import PaddedTargets, aligned_ota
 from fastdet.losses import distribution_focal_loss, giou_loss, quality_focal_loss
 from fastdet.models.damo_yolo.head import FlatHead
-from fastdet.models.heads import boxes_to_distances, distances_to_boxes, expected_distances
+from fastdet.models.heads import boxes_to_distances, distances_to_boxes
 
 
 class Assigned(NamedTuple):
@@ -56,7 +56,9 @@ class Criterion:
         """
         scores = flat.cls_logits.sigmoid()
         bins = torch.arange(self.reg_max + 1, dtype=torch.float32, device=scores.device)
-        distances = expected_distances(flat.reg_logits, bins) * flat.strides[:, None]
+        # As the reference computes it, to the bit, so that the assignment makes the same decisions.
+        with torch.autocast(scores.device.type, enabled=False):
+            distances = (flat.reg_logits.softmax(-1) @ bins) * flat.strides[:, None]
         boxes = distances_to_boxes(flat.points, distances)
         target = self.match(scores.detach(), boxes.detach(), flat.points, flat.strides, truth)
 

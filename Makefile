@@ -53,10 +53,10 @@ bench: install ## time against peers, interleaved; writes benchmarks/results/ an
 	$(BIN)/python benchmarks/table.py
 
 sanitize: install ## every kernel under ASan + UBSan and under TSan, in the emulator
-	$(BIN)/python tests/native/run_sanitized.py
+	$(BIN)/python tests/native/run_sanitized.py $(ARGS)
 
 cuda-check: install ## compile every kernel for every GPU target: no warnings, no unexplained spills
-	$(BIN)/python tests/native/cuda_check.py
+	$(BIN)/python tests/native/cuda_check.py $(ARGS)
 
 package-check: .venv/tools ## sdist, wheel from the sdist in a clean environment, its contents and size
 	$(BIN)/python tests/package_check.py

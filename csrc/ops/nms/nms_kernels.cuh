@@ -12,6 +12,7 @@
 namespace fastdet {
 
 constexpr int kNmsThreads = 256;
+constexpr int kNmsBlocks = 4;  // wanted on a multiprocessor; by itself ptxas aims at eight and spills for it (sm_90, sm_100)
 constexpr int kNmsChunk = 128;  // candidates the walk decides at once
 
 // Everything a kernel needs, by value.
@@ -136,7 +137,7 @@ FD_D NmsCut nms_cut(const NmsTask& task, std::int64_t image, int passes, std::ui
 
 // Counts the candidates of one tile by the bits of this pass, among those that share the prefix found so far.
 template <typename TBox, typename TScore>
-__global__ FD_LAUNCH_BOUNDS(kNmsThreads) void nms_histogram_kernel(NmsTask task, int pass) {
+__global__ FD_LAUNCH_BOUNDS(kNmsThreads, kNmsBlocks) void nms_histogram_kernel(NmsTask task, int pass) {
   FD_SHARED(std::uint32_t, counts, kNmsBins);
   FD_SHARED(std::uint32_t, sums, kNmsThreads);
   FD_SHARED(NmsCut, found, 1);
@@ -161,7 +162,7 @@ __global__ FD_LAUNCH_BOUNDS(kNmsThreads) void nms_histogram_kernel(NmsTask task,
 
 // Per tile: how many candidates lie above the cut score and how many exactly on it. `passes` is 0 when all are taken.
 template <typename TBox, typename TScore>
-__global__ FD_LAUNCH_BOUNDS(kNmsThreads) void nms_count_kernel(NmsTask task, int passes) {
+__global__ FD_LAUNCH_BOUNDS(kNmsThreads, kNmsBlocks) void nms_count_kernel(NmsTask task, int passes) {
   FD_SHARED(std::uint32_t, sums, kNmsThreads);
   FD_SHARED(NmsCut, found, 1);
   FD_SHARED(std::uint32_t, totals, 2);
@@ -213,9 +214,8 @@ FD_D std::uint32_t block_exclusive_sum(std::uint32_t value, std::uint32_t* sums,
 }
 
 // Writes the keys of the candidates taken: all above the cut, and the first `wanted` on it. The last tile clears the rest.
-// Four blocks on a multiprocessor are asked for, because ptxas by itself aims at eight and spills for it on sm_90.
 template <typename TBox, typename TScore>
-__global__ FD_LAUNCH_BOUNDS(kNmsThreads, 4) void nms_compact_kernel(NmsTask task, int passes) {
+__global__ FD_LAUNCH_BOUNDS(kNmsThreads, kNmsBlocks) void nms_compact_kernel(NmsTask task, int passes) {
   FD_SHARED(std::uint32_t, sums, kNmsThreads);
   FD_SHARED(NmsCut, found, 1);
   FD_SHARED(std::uint32_t, starts, 4);

@@ -157,6 +157,8 @@ def test_folder_glob_list_order(tmp_path):
     assert [p.name for p in expand(str(tmp_path / "**" / "*.png"))] == ["10.png", "9.png", "a.png", "b.png", "c.png"]
     (tmp_path / "list.txt").write_text("# mine\nb.png\n\ndeep/c.png\n")
     assert [p.name for p in expand([tmp_path / "list.txt", tmp_path / "9.png"])] == ["b.png", "c.png", "9.png"]
+    again = expand(tmp_path)
+    assert expand(again) is again
     (tmp_path / "a[1].png").write_bytes((tmp_path / "a.png").read_bytes())
     assert [p.name for p in expand(str(tmp_path / "a[1].png"))] == ["a[1].png"]
 

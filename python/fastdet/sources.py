@@ -36,7 +36,11 @@ class Picture:
         return self.image.shape[0], self.image.shape[1]
 
 
-def expand(sources: Any) -> list[Any]:
+class Items(list[Any]):
+    """What ``expand`` returns: a list that ``expand`` leaves alone, so that nothing is looked up twice."""
+
+
+def expand(sources: Any) -> Items:
     """List what ``sources`` names, in a fixed order, without opening a picture.
 
     Args:
@@ -50,20 +54,22 @@ def expand(sources: Any) -> list[Any]:
             - a PIL image, turned by its EXIF rotation.
 
     Returns:
-        One item per picture: Path, array, tensor, PIL image, or an ``ImageError`` for a source that names no picture
+        Items, one per picture: Path, array, tensor, PIL image, or an ``ImageError`` for a source that names no picture
         (missing file, empty folder, glob without a match), so that the others can still be done.
 
     Raises:
         TypeError: a source is of another type. ValueError: an array is not of the shape or range above, a URL is given.
     """
+    if isinstance(sources, Items):
+        return sources
     if isinstance(sources, (list, tuple)):
-        return [item for source in sources for item in expand(source)]
+        return Items(item for source in sources for item in expand(source))
     if isinstance(sources, (str, os.PathLike)):
-        return _expand_path(os.fspath(sources))
+        return Items(_expand_path(os.fspath(sources)))
     if isinstance(sources, np.ndarray) or _is_torch(sources):
-        return list(sources) if sources.ndim == 4 else [sources]
+        return Items(sources if sources.ndim == 4 else [sources])
     if _is_pil(sources):
-        return [sources]
+        return Items([sources])
     raise TypeError(
         "sources: must be a path, folder, glob, NumPy array, torch tensor, PIL image or a list of them, "
         f"got {type(sources).__name__}"

@@ -1,0 +1,436 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``load`` a detector, call it on pictures, get ``Detections``."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastdet import ops
+from fastdet.detections import Detections
+from fastdet.sources import ImageError, Picture, expand
+from fastdet.sources import load as load_picture
+
+if TYPE_CHECKING:
+    import torch
+
+    from fastdet.models.detection_model import DetectionModel
+
+__all__ = ["Detector", "PredictOptions", "load"]
+
+WEIGHTS = Path(__file__).parent / "weights"
+FILE_SUFFIXES = (".safetensors", ".pth", ".pt")
+
+# What ``on_stage`` is called with: the stage, its pictures, and its arrays, each with one row per picture.
+OnStage = Callable[[str, "list[Picture]", Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions:
+    """What decides which boxes are kept; the defaults of ``Detector.predict`` and of the command line."""
+
+    score_threshold: float = field(default=0.25, metadata={"help": "keep scores above this"})
+    iou_threshold: float = field(default=0.7, metadata={"help": "drop a box that overlaps a better one by more"})
+    max_det: int = field(default=300, metadata={"help": "most detections a picture"})
+    classes: tuple[str, ...] | None = field(
+        default=None, metadata={"help": "only these classes, names or numbers", "metavar": "CLASS"}
+    )
+    batch: int = field(default=1, metadata={"help": "pictures that go through the network together"})
+
+    def __post_init__(self) -> None:
+        for name in ("score_threshold", "iou_threshold"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"predict: {name} must be in [0, 1], got {getattr(self, name)}")
+        for name in ("max_det", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"predict: {name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValOptions:
+    """What is evaluated; the defaults of ``Detector.val`` and of the command line."""
+
+    split: str = field(default="val", metadata={"help": "which annotations/instances_SPLIT.json"})
+    images: str | None = field(
+        default=None, metadata={"help": "folder of the pictures; DATA/images by default", "metavar": "DIR"}
+    )
+    batch: int = field(default=8, metadata={"help": "pictures that go through the network together"})
+
+
+class Detector:
+    """A model with its preprocessing and postprocessing. Calling it does not change it, so threads may share it.
+
+    Attributes:
+        module: the torch module, in eval mode. spec: its ``ModelSpec``. names: class names, a tuple.
+        device, dtype: of the weights. source: what it was loaded from.
+
+    Args:
+        module: a module of ``fastdet.models``; it is moved and put in eval mode, in place.
+        device: torch device, "cpu", "cuda", "cuda:1". dtype: torch dtype or its name; None keeps the module's.
+        source: kept as the attribute.
+    """
+
+    def __init__(self, module: DetectionModel, *, device: Any = "cpu", dtype: Any = None, source: str = "") -> None:
+        self.device: torch.device = _device(device)
+        self.dtype: torch.dtype = _dtype(dtype) or next(module.parameters()).dtype
+        self.module = module.to(device=self.device, dtype=self.dtype).eval()
+        self.spec = module.spec
+        self.names: tuple[str, ...] = tuple(module.names)
+        self.source = str(source)
+        self._on_device = self.device.type != "cuda" or ops.cuda_available()[0]
+        if not self._on_device:
+            why = ops.cuda_available()[1]
+            warnings.warn(f"Detector: letterbox and suppression run on the host ({why}), which is slower", stacklevel=2)
+
+    def __repr__(self) -> str:
+        height, width = self.spec.input_size
+        return f"Detector({self.spec.name}, {len(self.names)} classes, {width}x{height}, {self.device}, {self.dtype})"
+
+    def predict(
+        self,
+        images: Any,
+        *,
+        score_threshold: float = PredictOptions.score_threshold,
+        iou_threshold: float = PredictOptions.iou_threshold,
+        max_det: int = PredictOptions.max_det,
+        classes: Any = PredictOptions.classes,
+        batch: int = PredictOptions.batch,
+        stream: bool = False,
+        on_error: Callable[[ImageError], None] | None = None,
+        on_stage: OnStage | None = None,
+    ) -> Any:
+        """Find objects on pictures.
+
+        Args:
+            images: path, folder, glob, ``.txt`` list, NumPy array [H, W, 3] uint8 **RGB**, torch tensor [3, H, W]
+                **RGB**, PIL image, or a list of them; see ``fastdet.sources.expand``.
+            score_threshold: detections with a score not greater than this are left out. The published evaluation of a
+                model uses its own, lower value (``spec.score_threshold``), as ``val`` does.
+            iou_threshold: of two boxes of a class that overlap by more than this the better one is kept.
+            max_det: most detections a picture.
+            classes: only these, a list of names or ids; None for all.
+            batch: pictures that go through the network together.
+            stream: return an iterator that works as it is read, instead of a list.
+            on_error: called with the ImageError of each picture that cannot be read, which is then left out; by
+                default the error is raised.
+            on_stage: called with (stage, pictures, arrays) after each of "letterbox", "head", "decoded", "kept" and
+                "image", for a look inside; see ``fastdet.trace.Trace``.
+
+        Returns:
+            One ``Detections`` per picture, in order, best score first, boxes in pixels of the picture and inside it.
+
+        Raises:
+            ImageError: a picture cannot be read (without ``on_error``). ValueError, TypeError: a bad argument.
+        """
+        options = PredictOptions(
+            score_threshold=score_threshold,
+            iou_threshold=iou_threshold,
+            max_det=max_det,
+            batch=batch,
+        )
+        chosen = self._class_ids(classes)
+        results = self._stream(expand(images), options, chosen, on_error, on_stage)
+        return results if stream else list(results)
+
+    __call__ = predict
+
+    def _stream(
+        self,
+        items: list[Any],
+        options: PredictOptions,
+        classes: list[int] | None,
+        on_error: Callable[[ImageError], None] | None,
+        on_stage: OnStage | None,
+    ) -> Iterator[Detections]:
+        waiting: list[Picture] = []
+        for item in items:
+            try:
+                waiting.append(load_picture(item))
+            except ImageError as error:
+                if on_error is None:
+                    raise
+                on_error(error)
+            if len(waiting) == options.batch:
+                yield from self._detect(waiting, options, classes, on_stage)
+                waiting = []
+        if waiting:
+            yield from self._detect(waiting, options, classes, on_stage)
+
+    def _detect(
+        self,
+        pictures: list[Picture],
+        options: PredictOptions,
+        classes: list[int] | None = None,
+        on_stage: OnStage | None = None,
+    ) -> list[Detections]:
+        """The pipeline: letterbox, network, decode, suppress, back to the pictures."""
+        torch = _torch()
+        look = on_stage or (lambda stage, pictures, arrays: None)
+        images: list[Any] = [picture.image for picture in pictures]
+        if self.device.type == "cuda" and self._on_device:  # bytes travel to the device, not the floats made of them
+            images = [torch.tensor(np.ascontiguousarray(image)).to(self.device) for image in images]
+        with torch.inference_mode(), nullcontext() if self._on_device else ops.backend("cpu"):
+            batch, mapping = ops.letterbox(images, self.spec.input_size, **self.spec.preprocessing)
+            look("letterbox", pictures, {"input": batch})
+            raw = self.module(torch.as_tensor(batch).to(device=self.device, dtype=self.dtype))
+            look("head", pictures, _levels(raw, self.spec.strides))
+            boxes, scores = self.module.decode(raw)
+            look("decoded", pictures, {"boxes": boxes, "scores": scores})
+            if classes is not None:
+                scores = _only(scores, classes)
+            kept = ops.multiclass_nms(
+                boxes,
+                scores,
+                score_threshold=options.score_threshold,
+                iou_threshold=options.iou_threshold,
+                max_det=options.max_det,
+            )
+            look("kept", pictures, kept._asdict())
+        kept = ops.Kept(*(value.cpu().numpy() for value in kept))
+        boxes_im = mapping.to_image(kept.boxes)
+        found = [self._result(picture, boxes_im[i], kept, i) for i, picture in enumerate(pictures)]
+        look("image", pictures, {"detections": found})
+        return found
+
+    def _result(self, picture: Picture, boxes_im: np.ndarray, kept: Any, i: int) -> Detections:
+        # A box that lies in the border of the letterbox alone is empty after clipping, as are the rows past the count.
+        inside = (boxes_im[:, 2] > boxes_im[:, 0]) & (boxes_im[:, 3] > boxes_im[:, 1])
+        inside[kept.count[i] :] = False
+        return Detections(
+            boxes_im[inside],
+            kept.scores[i][inside],
+            kept.labels[i][inside],
+            self.names,
+            picture.size,
+            path=picture.path,
+            image=None if picture.path else picture.image,
+        )
+
+    def _class_ids(self, classes: Any) -> list[int] | None:
+        """Ids of ``classes`` (names, ids, or ids as text), rising. ValueError, with the nearest names, for others."""
+        if classes is None:
+            return None
+        ids = set()
+        for each in [classes] if isinstance(classes, (str, int)) else classes:
+            if isinstance(each, str) and each in self.names:
+                ids.add(self.names.index(each))
+                continue
+            try:
+                label = int(each)
+            except (TypeError, ValueError):
+                label = -1
+            if not 0 <= label < len(self.names):
+                raise ValueError(f"predict: classes must be of this model, got {each!r}{_near(str(each), self.names)}")
+            ids.add(label)
+        return sorted(ids)
+
+    def val(
+        self,
+        data: str | os.PathLike[str],
+        *,
+        split: str = ValOptions.split,
+        images: str | os.PathLike[str] | None = ValOptions.images,
+        batch: int = ValOptions.batch,
+    ) -> Any:
+        """COCO metrics on a data set, with the thresholds of the model's published evaluation (``spec``).
+
+        Args:
+            data: folder with ``images/`` and ``annotations/instances_<split>.json``, or a COCO file.
+            split: which annotations of the folder. images: folder of the pictures, needed for a COCO file.
+            batch: pictures that go through the network together.
+
+        Returns:
+            ``fastdet.evaluate.Metrics``.
+
+        Raises:
+            ValueError: the data set cannot be used, or its classes are not those of this model.
+        """
+        from fastdet.data.coco import read_coco
+        from fastdet.data.loader import PictureCache
+        from fastdet.evaluate import evaluate
+        from fastdet.train.validate import predict
+
+        folder = Path(data)
+        annotations = folder
+        if folder.suffix.lower() != ".json":
+            annotations, images = folder / "annotations" / f"instances_{split}.json", images or folder / "images"
+        if images is None:
+            raise ValueError(f"val: images must be given with the COCO file {folder}")
+        dataset = read_coco(annotations, Path(images))
+        if tuple(dataset.names) != self.names:
+            raise ValueError(
+                f"val: classes of {annotations} are {list(dataset.names)}, the model has {list(self.names)}"
+            )
+        cache = PictureCache(dataset.pictures, limit_mb=0)
+        found = predict(self.module, dataset, cache, input_size=self.spec.input_size, batch_size=batch)
+        return evaluate(dataset, found)
+
+    def train(self, data: str | os.PathLike[str], **settings: Any) -> Any:
+        """Train this architecture from scratch on ``data``, then be the detector with the best weights.
+
+        Args:
+            data: folder of the data set. settings: fields of ``fastdet.train.TrainConfig``.
+
+        Returns:
+            ``fastdet.train.TrainResult``.
+
+        Raises:
+            ValueError, TypeError: a bad setting or data set.
+        """
+        from fastdet import models
+        from fastdet.train import TrainConfig, train
+
+        settings.setdefault("model", self.spec.name)
+        settings.setdefault("device", str(self.device))
+        result = train(TrainConfig(data=os.fspath(data), **settings))
+        best = models.load(str(result.weights)).eval().fuse()
+        self.__init__(best, device=self.device, dtype=self.dtype, source=str(result.weights))  # type: ignore[misc]
+        return result
+
+    def fuse(self) -> Detector:
+        """Fold BatchNorm and parallel branches into single convolutions, in place; what ``load`` has done already."""
+        self.module.fuse()
+        return self
+
+    def info(self) -> dict[str, Any]:
+        """What this is: model, source, classes, input_size (height, width), parameters, device, dtype, license."""
+        return {
+            "model": self.spec.name,
+            "source": self.source,
+            "classes": list(self.names),
+            "input_size": tuple(self.spec.input_size),
+            "parameters": sum(parameter.numel() for parameter in self.module.parameters()),
+            "device": str(self.device),
+            "dtype": str(self.dtype).removeprefix("torch."),
+        }
+
+
+def load(
+    source: str | os.PathLike[str] = "default", *, device: Any = "cpu", dtype: Any = None, num_classes: Any = None
+):
+    """Load a detector, ready to predict (folded, eval mode).
+
+    Args:
+        source: "default" (the detector inside the package: blood cells), a model name ("damo-yolo-s": random weights,
+            with a warning), a fastdet file (``.safetensors``), or an official checkpoint (``.pth``, read without
+            executing anything).
+        device: torch device. dtype: torch dtype or its name; None for float32.
+        num_classes: C of a model with random weights, 80 by default; of a file it is checked.
+
+    Returns:
+        Detector.
+
+    Raises:
+        ValueError: no such file or model (with the nearest names), or a file that is not what it claims.
+        RuntimeError: torch is not installed.
+    """
+    torch = _torch()
+    from fastdet import models
+
+    name = os.fspath(source)
+    if name == "default":
+        name = str(default_weights())
+    if Path(name).suffix.lower() in FILE_SUFFIXES:
+        module = models.load(name)
+        if num_classes not in (None, len(module.names)):
+            raise ValueError(f"load: num_classes must be {len(module.names)} as in {name}, got {num_classes}")
+    else:
+        module = models.build(_known_model(name), 80 if num_classes is None else int(num_classes))
+        warnings.warn(
+            f"load: {name} has random weights and finds nothing real; give a file (.safetensors, .pth) instead",
+            stacklevel=2,
+        )
+    return Detector(module.eval().fuse(), device=device, dtype=dtype or torch.float32, source=name)
+
+
+def default_weights() -> Path:
+    """The weights inside the package. RuntimeError when this installation lacks them."""
+    files = sorted(WEIGHTS.glob("*.safetensors"))
+    if len(files) != 1:
+        raise RuntimeError(f"load: there must be one weight file in {WEIGHTS}, got {len(files)}; install fastdet anew")
+    return files[0]
+
+
+def default_pictures() -> list[Path]:
+    """The pictures inside the package, by name. RuntimeError when this installation lacks them."""
+    files = sorted(path for path in WEIGHTS.glob("*") if path.suffix in (".jpg", ".png"))
+    if not files:
+        raise RuntimeError(f"predict: there is no picture in {WEIGHTS}; install fastdet anew")
+    return files
+
+
+def _known_model(name: str) -> str:
+    from fastdet import models
+
+    known = [spec.name for family in models.FAMILIES.values() for spec in family.SPECS.values()]
+    try:
+        return models.spec(name).name
+    except ValueError:
+        if os.sep in name or Path(name).exists():
+            kinds = ", ".join(FILE_SUFFIXES)
+            raise ValueError(f"load: {name} must be a file ending in {kinds}, or a model name") from None
+        hint = _near(name, known) or f"; there are default, {', '.join(known)}"
+        raise ValueError(f"load: there is no model or file {name!r}{hint}") from None
+
+
+def _near(word: str, known: Any) -> str:
+    lower = {each.lower(): each for each in known}
+    near = [lower[match] for match in difflib.get_close_matches(word.lower(), lower, n=3, cutoff=0.5)]
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def _levels(raw: Any, strides: Any) -> dict[str, Any]:
+    """The raw head as flat names: ``cls_logits_s8`` and so on."""
+    arrays: dict[str, Any] = {}
+    for name, value in raw._asdict().items():
+        if isinstance(value, (tuple, list)):
+            arrays |= {f"{name}_s{stride}": level for stride, level in zip(strides, value)}
+        else:
+            arrays[name] = value
+    return arrays
+
+
+def _only(scores: torch.Tensor, classes: list[int]) -> torch.Tensor:
+    """``scores`` [B, N, C] with 0 for boxes whose best class is none of ``classes``, so that they are no candidates."""
+    wanted = scores.new_zeros(scores.shape[-1])
+    wanted[classes] = 1
+    return scores * wanted[scores.argmax(-1)][..., None]
+
+
+def _device(device: Any) -> torch.device:
+    torch = _torch()
+    if str(device).isdigit():
+        device = f"cuda:{device}"
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"load: device must be one of torch's, as cpu, cuda or cuda:1, got {device!r}") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError(f"load: device {chosen} was asked for, but torch sees no CUDA device")
+    return chosen
+
+
+def _dtype(dtype: Any) -> torch.dtype | None:
+    torch = _torch()
+    if dtype is None:
+        return None
+    chosen = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if chosen not in (torch.float32, torch.float16, torch.bfloat16):
+        raise ValueError(f"load: dtype must be float32, float16 or bfloat16, got {dtype!r}")
+    return chosen
+
+
+def _torch() -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise RuntimeError("the detectors need torch; pip install 'fastdet[torch,images]'") from error
+    return torch

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models for tests that need detections but no training."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from broken_pictures import pattern
+from fastdet import models
+from fastdet.models import RawHead
+
+
+class RedBox(torch.nn.Module):
+    """A detector that can be checked by hand: class 0 is the tight box of all red pixels, class 1 of all green."""
+
+    def __init__(self, **spec) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+        self.spec = dataclasses.replace(models.spec("damo-yolo-ns"), **spec)
+        self.names = ["red", "green"]
+        self.seen: list[tuple[int, ...]] = []
+
+    def forward(self, images):
+        self.seen.append(tuple(images.shape))
+        red, green, _ = images.unbind(1)
+        top = images.amax()
+        masks = torch.stack([(red > 0.6 * top) & (green < 0.4 * top), (green > 0.6 * top) & (red < 0.4 * top)], 1)
+        return RawHead((masks.float() * self.weight,), (images,))
+
+    def decode(self, raw):
+        masks = raw.cls_logits[0] > 0
+        boxes = torch.zeros(len(masks), 2, 4)
+        scores = torch.zeros(len(masks), 2, 2)
+        for b in range(len(masks)):
+            for c in range(2):
+                y, x = masks[b, c].nonzero(as_tuple=True)
+                if len(x):
+                    boxes[b, c] = torch.stack([x.min(), y.min(), x.max() + 1, y.max() + 1]).float()
+                    scores[b, c, c] = 0.9 - 0.2 * c
+        return boxes, scores
+
+
+def random_module():
+    """A DAMO-YOLO-Ns in its training graph, classes a, b, c, input 96 x 128, whose random scores and boxes differ."""
+    torch.manual_seed(0)
+    module = models.build("damo-yolo-ns", 3)
+    for conv in (*module.head.cls, *module.head.reg):  # as they start all scores and boxes are nearly equal
+        torch.nn.init.normal_(conv.weight, 0, 0.5)
+    for layer in module.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.momentum = None  # running statistics become those of the pictures below
+    images = np.stack([pattern(96, 128, 100 + seed) for seed in range(8)])
+    with torch.no_grad():
+        module.train()(torch.from_numpy(images).permute(0, 3, 1, 2).float())
+    module.names = ["a", "b", "c"]
+    module.spec = dataclasses.replace(module.spec, input_size=(96, 128))
+    return module.eval()

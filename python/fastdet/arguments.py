@@ -22,7 +22,7 @@ __all__ = ["Parser", "add_arguments", "build_config"]
 class Parser(argparse.ArgumentParser):
     """argparse with whole option names only, the nearest names in its errors, and ``--help-all``."""
 
-    def __init__(self, *, config: type | None = None, rare: Collection[str] = (), **options: Any) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__(
             allow_abbrev=False,
             add_help=False,
@@ -31,10 +31,6 @@ class Parser(argparse.ArgumentParser):
         )
         self.hidden: list[tuple[argparse.Action, str | None]] = []
         self.add_argument("-h", "--help", action="help", help="show this and exit")
-        if config is not None:
-            add_arguments(self, config, rare=rare)
-        if self.hidden:
-            self.add_argument("--help-all", action=_HelpAll, nargs=0, help="show every setting and exit")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """As argparse's, but an unknown option is an error here, where the known ones are known."""
@@ -92,6 +88,10 @@ def add_arguments(parser: Parser, config: type, *, rare: Collection[str] = ()) -
         if each.name in rare or each.metadata.get("rare"):
             parser.hidden.append((action, action.help))
             action.help = argparse.SUPPRESS
+    if parser.hidden:
+        parser.add_argument(
+            "--help-all", action=_HelpAll, nargs=0, default=argparse.SUPPRESS, help="show every setting and exit"
+        )
 
 
 def build_config(config: type, namespace: argparse.Namespace) -> Any:

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``fastdet licenses``: the licence of every part, and whether one of them is not wanted."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import sys
+from pathlib import Path
+
+from fastdet import __version__
+from fastdet.arguments import Parser
+from fastdet.progress import aligned
+
+EXAMPLE = """\
+example: fastdet licenses --fail-on gpl      (exit code 1 when a part is under GPL, LGPL or AGPL)
+
+The licence of an installed package is what its own metadata says."""
+
+
+def run(words: list[str]) -> int:
+    """Run the command with ``words``; returns the exit code."""
+    parser = Parser(prog="fastdet licenses", description="Licences of fastdet and of what it runs on.", epilog=EXAMPLE)
+    parser.add_argument("--fail-on", metavar="TEXT", help="exit with 1 when a licence contains TEXT (any case)")
+    parser.add_argument("--full", action="store_true", help="print the texts of fastdet's own licence and notices too")
+    given = parser.parse_args(words)
+    rows = [("fastdet", __version__, "Apache-2.0"), *_weights(), *_packages()]
+    print("\n".join(aligned([("part", "version", "licence"), *rows])))
+    if given.full:
+        for path in _own_texts():
+            print(f"\n---- {path.name}\n{path.read_text(encoding='utf-8')}")
+    if given.fail_on:
+        bad = [name for name, _, licence in rows if given.fail_on.lower() in licence.lower()]
+        if bad:
+            print(f"fastdet licenses: {given.fail_on!r} is in the licence of {', '.join(bad)}", file=sys.stderr)
+            return 1
+    return 0
+
+
+def _weights() -> list[tuple[str, str, str]]:
+    from fastdet.detector import WEIGHTS
+
+    return [
+        (f"weights/{path.name}", "", "Apache-2.0; see the .md file beside it")
+        for path in sorted(WEIGHTS.glob("*.safetensors"))
+    ]
+
+
+def _packages() -> list[tuple[str, str, str]]:
+    """Packages that fastdet or one of its extras names, as far as they are installed."""
+    try:
+        needed = importlib.metadata.requires("fastdet") or []
+    except importlib.metadata.PackageNotFoundError:  # run from a checkout
+        needed = ["numpy", "torch", "safetensors", "pillow", "tqdm", "pycocotools"]
+    names = sorted(
+        {re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0].lower() for requirement in needed} - {"fastdet"}
+    )
+    rows = []
+    for name in names:
+        try:
+            metadata = importlib.metadata.metadata(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        rows.append((name, metadata["Version"], _licence(metadata)))
+    return rows
+
+
+def _licence(metadata: importlib.metadata.PackageMetadata) -> str:
+    """The shortest statement that the metadata makes: expression, classifiers, first line of the free text."""
+    if "License-Expression" in metadata:
+        return metadata["License-Expression"]
+    kinds = [
+        line.rsplit(" :: ", 1)[-1] for line in metadata.get_all("Classifier") or [] if line.startswith("License ::")
+    ]
+    text = metadata["License"].strip().splitlines() if "License" in metadata else []
+    return "; ".join(kinds) or (text[0][:80] if text else "not stated")
+
+
+def _own_texts() -> list[Path]:
+    """LICENSE and NOTICE as installed, or in the checkout."""
+    try:
+        files = importlib.metadata.files("fastdet") or []
+        found = [Path(str(each.locate())) for each in files if each.name in ("LICENSE", "NOTICE")]
+    except importlib.metadata.PackageNotFoundError:
+        found = []
+    root = Path(__file__).resolve().parents[3]
+    return [path for path in found or (root / "LICENSE", root / "NOTICE") if path.is_file()]

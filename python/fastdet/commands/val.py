@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``fastdet val``: COCO metrics of a detector on a data set."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from fastdet.arguments import Parser, add_arguments, build_config
+from fastdet.detector import ValOptions, load
+from fastdet.files import write_atomic
+
+EXAMPLE = """\
+example: fastdet val bccd --split test --weights runs/cells/best.safetensors
+
+DATA: a folder with images/ and annotations/instances_SPLIT.json, or a COCO file with --images.
+Thresholds are those of the model's published evaluation, not those of predict."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValCommand:
+    """What ``fastdet val`` takes beside ``ValOptions``."""
+
+    weights: str = field(
+        default="default", metadata={"help": "file (.safetensors, .pth), model name, or default", "metavar": "W"}
+    )
+    json: str | None = field(default=None, metadata={"help": "write all numbers there", "metavar": "FILE"})
+    device: str = field(default="cpu", metadata={"help": "torch device: cpu, cuda, cuda:1", "metavar": "DEVICE"})
+
+
+def run(words: list[str]) -> int:
+    """Run the command with ``words``; returns the exit code."""
+    usage = "fastdet val DATA [OPTIONS]"
+    parser = Parser(
+        prog="fastdet val", usage=usage, description="COCO metrics of a detector on a data set.", epilog=EXAMPLE
+    )
+    parser.add_argument("data", metavar="DATA", help="folder of the data set, or COCO file")
+    add_arguments(parser, ValOptions)
+    add_arguments(parser, ValCommand)
+    given = parser.parse_args(words)
+    command: ValCommand = build_config(ValCommand, given)
+    options: ValOptions = build_config(ValOptions, given)
+    metrics = load(command.weights, device=command.device).val(given.data, **vars(options))
+    wide = max([len("class"), len("all"), *map(len, metrics.class_ap)])
+    print(f"{'class':<{wide}}{'AP50-95':>10}{'AP50':>10}{'AP75':>10}")
+    print(f"{'all':<{wide}}{metrics.ap:>10.4f}{metrics.ap50:>10.4f}{metrics.ap75:>10.4f}")
+    for name, ap in metrics.class_ap.items():
+        print(f"{name:<{wide}}{ap:>10.4f}{metrics.class_ap50[name]:>10.4f}{'':>10}")
+    if command.json:
+        write_atomic(Path(command.json), (json.dumps(asdict(metrics), indent=1) + "\n").encode())
+    return 0

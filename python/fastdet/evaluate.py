@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,8 +76,9 @@ def evaluate(dataset: CocoDataset, predictions: Mapping[int, Prediction]) -> Met
         run.accumulate()
         run.summarize()
     precision = run.eval["precision"]  # [IoU, recall, class, area, max_det]
+    twelve = dict(zip([each.name for each in fields(Metrics)][:12], map(float, run.stats), strict=True))
     return Metrics(
-        *(float(value) for value in run.stats),
+        **twelve,
         class_ap={name: _mean(precision[:, :, k, 0, -1]) for k, name in enumerate(dataset.names)},
         class_ap50={name: _mean(precision[0, :, k, 0, -1]) for k, name in enumerate(dataset.names)},
     )

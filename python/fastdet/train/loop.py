@@ -11,15 +11,17 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import deterministic as _deterministic
 
 from fastdet import models
 from fastdet.data.coco import CocoDataset, read_coco
 from fastdet.data.loader import Batch, PictureCache, train_batches
 from fastdet.evaluate import Metrics, evaluate
-from fastdet.models import Targets
+from fastdet.models import DetectionModel, Targets
 from fastdet.train.config import TrainConfig
 from fastdet.train.depthwise import use_fast_depthwise
 from fastdet.train.ema import Ema
@@ -70,7 +72,7 @@ def train(config: TrainConfig, on_step: Callable[[int, dict[str, float]], None] 
         size = config.input_size or spec.input_size
         spec = dataclasses.replace(spec, input_size=size)
         module = models.build(spec, num_classes=len(train_set.names)).to(config.device)
-        module = module.to(memory_format=torch.channels_last)
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # missing in torch's annotations
         module.names = list(train_set.names)
         ema = Ema(module, config.ema_decay, config.ema_tau)
         use_fast_depthwise(module)
@@ -107,7 +109,7 @@ def train(config: TrainConfig, on_step: Callable[[int, dict[str, float]], None] 
 
 def _run_epoch(
     config: TrainConfig,
-    module: nn.Module,
+    module: DetectionModel,
     ema: Ema,
     optimizer: torch.optim.Optimizer,
     batches: Iterator[Batch],
@@ -117,7 +119,7 @@ def _run_epoch(
     on_step: Callable[[int, dict[str, float]], None] | None,
 ) -> tuple[int, dict[str, float]]:
     per_epoch = len(dataset) // config.batch_size
-    schedule = {
+    schedule: dict[str, Any] = {
         "peak": config.lr,
         "warmup": round(config.warmup_epochs * per_epoch),
         "total": config.epochs * per_epoch,
@@ -155,7 +157,7 @@ def _run_epoch(
     return step, {"lr": rate, **totals}
 
 
-def _losses(module: nn.Module, raw: models.RawHead, targets: Targets) -> dict[str, torch.Tensor]:
+def _losses(module: DetectionModel, raw: models.RawHead, targets: Targets) -> dict[str, torch.Tensor]:
     """The criterion's losses, or a loss of NaN alone where it refuses what a network that is not finite gives it."""
     try:
         return module.criterion(raw, targets)
@@ -165,7 +167,7 @@ def _losses(module: nn.Module, raw: models.RawHead, targets: Targets) -> dict[st
         return {"loss": raw.cls_logits[0].new_tensor(math.nan)}
 
 
-def to_tensors(batch: Batch, module: nn.Module, device: str) -> tuple[torch.Tensor, Targets]:
+def to_tensors(batch: Batch, module: DetectionModel, device: str) -> tuple[torch.Tensor, Targets]:
     """Batch as the module wants it: images [B, 3, H, W] float32 in the units of its specification, and targets."""
     spec = module.spec
     images = torch.from_numpy(batch.images).to(device).contiguous(memory_format=torch.channels_last).float()
@@ -200,12 +202,13 @@ def prepare_output(folder: Path, resume: bool) -> Path:
 @contextlib.contextmanager
 def reproducible(config: TrainConfig) -> Iterator[None]:
     """Seed torch and make its algorithms deterministic for a while; everything is put back afterwards."""
+    strictness: Any = _deterministic  # its switch is a property of the module, unknown to annotations
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory
+    fill = strictness.fill_uninitialized_memory
     generator = torch.get_rng_state()
     try:
         torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        strictness.fill_uninitialized_memory = False
         if config.threads:
             torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
@@ -213,7 +216,7 @@ def reproducible(config: TrainConfig) -> Iterator[None]:
     finally:
         torch.set_rng_state(generator)
         torch.set_num_threads(threads)
-        torch.utils.deterministic.fill_uninitialized_memory = fill
+        strictness.fill_uninitialized_memory = fill
         torch.use_deterministic_algorithms(strict)
 
 
@@ -226,7 +229,7 @@ def _without(dataset: CocoDataset, exclude: tuple[str, ...]) -> CocoDataset:
 
 
 def _resume(
-    folder: Path, config: TrainConfig, module: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer
+    folder: Path, config: TrainConfig, module: DetectionModel, ema: Ema, optimizer: torch.optim.Optimizer
 ) -> Position:
     if not config.resume:
         return Position(0, 0, -1.0, 0, config.to_json())
@@ -242,7 +245,7 @@ def _resume(
     return position
 
 
-def save_weights(path: Path, module: nn.Module, config: TrainConfig, epoch: int, metrics: Metrics) -> None:
+def save_weights(path: Path, module: DetectionModel, config: TrainConfig, epoch: int, metrics: Metrics) -> None:
     """Averaged weights in float16, half the size for the same AP, with what one needs to use and to judge them."""
     models.checkpoint.save_fastdet(
         path,

@@ -33,7 +33,8 @@ def build_optimizer(
 
 def split_parameters(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Trainable parameters with and without weight decay, each once, in the order of the module."""
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for _, parameter, is_plain in _walk(module):
         (plain if is_plain else decayed).append(parameter)
     return decayed, plain

@@ -5,17 +5,17 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import nn
 
 from fastdet import ops
 from fastdet.data.coco import CocoDataset
 from fastdet.data.loader import PictureCache
 from fastdet.evaluate import Prediction
+from fastdet.models import DetectionModel
 
 
 @torch.no_grad()
 def predict(
-    module: nn.Module,
+    module: DetectionModel,
     dataset: CocoDataset,
     cache: PictureCache,
     *,

@@ -117,7 +117,10 @@ def build_package(variant: str, jobs: int | None = None) -> Path:
     flags = [*COMMON, *VARIANTS[variant].code, *includes]
     sources = [path for path in sorted(ROOT.glob("csrc/**/*.cpp")) if not path.stem.endswith("_plugin")]
     name = "_core" + sysconfig.get_config_var("EXT_SUFFIX")
-    core = _link(variant, name, [(path, flags) for path in sources], ["-shared", "-ldl"], jobs)
+    # Bound at once: instrumented resolvers of target_clones call the sanitizer, so they must be relocated last.
+    # For that they have to be local as well, which the map makes them.
+    linking = ["-shared", "-Wl,-z,now", f"-Wl,--version-script={ROOT}/csrc/bindings/exports.map", "-ldl"]
+    core = _link(variant, name, [(path, flags) for path in sources], linking, jobs)
     package = build_folder(variant) / "python" / "fastdet"
     shutil.rmtree(package, ignore_errors=True)
     package.mkdir(parents=True)

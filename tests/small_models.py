@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models for tests that need detections but no training."""
+"""Models for tests that need detections but no training, and a data set of four pictures."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from broken_pictures import pattern
 from fastdet import models
@@ -58,3 +61,20 @@ def random_module():
     module.names = ["a", "b", "c"]
     module.spec = dataclasses.replace(module.spec, input_size=(96, 128))
     return module.eval()
+
+
+def coco_folder(folder: Path, names=("a", "b", "c")) -> Path:
+    """A folder as ``fastdet train`` takes it: four pictures with one box of class 0 each; returns it."""
+    images, annotations = [], []
+    (folder / "images").mkdir(parents=True)
+    (folder / "annotations").mkdir()
+    for i in range(4):
+        Image.fromarray(pattern(96, 128, i)).save(folder / "images" / f"{i}.png")
+        images.append({"id": i + 1, "file_name": f"{i}.png", "height": 96, "width": 128})
+        box = [10 + i, 20, 40, 30]
+        annotations.append({"id": i + 1, "image_id": i + 1, "category_id": 1, "bbox": box, "area": 1200, "iscrowd": 0})
+    categories = [{"id": i + 1, "name": name} for i, name in enumerate(names)]
+    content = json.dumps({"images": images, "annotations": annotations, "categories": categories})
+    for split in ("train", "val"):
+        (folder / "annotations" / f"instances_{split}.json").write_text(content)
+    return folder

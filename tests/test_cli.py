@@ -20,7 +20,7 @@ from PIL import Image
 import fastdet
 from broken_pictures import pattern, write_broken
 from fastdet.cli import COMMANDS, main
-from small_models import random_module
+from small_models import coco_folder, random_module
 
 SCORE = ["--score-threshold", "0.02"]
 
@@ -288,22 +288,6 @@ def test_info_and_licenses(capfd, weights):
     code, _, err = call(capfd, "licenses", "--fail-on", "bsd")
     assert code == 1 and "numpy" in err[0]
     assert call(capfd, "licenses", "--fail-on", "gpl")[0] == 0
-
-
-def coco_folder(folder: Path, names=("a", "b", "c")) -> Path:
-    images, annotations = [], []
-    (folder / "images").mkdir(parents=True)
-    (folder / "annotations").mkdir()
-    for i in range(4):
-        Image.fromarray(pattern(96, 128, i)).save(folder / "images" / f"{i}.png")
-        images.append({"id": i + 1, "file_name": f"{i}.png", "height": 96, "width": 128})
-        box = [10 + i, 20, 40, 30]
-        annotations.append({"id": i + 1, "image_id": i + 1, "category_id": 1, "bbox": box, "area": 1200, "iscrowd": 0})
-    categories = [{"id": i + 1, "name": name} for i, name in enumerate(names)]
-    content = json.dumps({"images": images, "annotations": annotations, "categories": categories})
-    for split in ("train", "val"):
-        (folder / "annotations" / f"instances_{split}.json").write_text(content)
-    return folder
 
 
 def test_val(capfd, weights, tmp_path):

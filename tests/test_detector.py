@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import warnings
 from pathlib import Path
@@ -16,7 +17,7 @@ import fastdet
 from broken_pictures import pattern, write_broken
 from fastdet import Detections, Detector, ImageError, models
 from fastdet.trace import STAGES, Trace
-from small_models import RedBox, random_module
+from small_models import RedBox, coco_folder, random_module
 
 
 def scene(height, width, red, green=None):
@@ -285,9 +286,20 @@ def test_files_round_trip(tmp_path, random_detector):
         fastdet.load(tmp_path / "m.safetensors", num_classes=4)
 
 
-def test_half_precision(random_detector):
-    import copy
+def test_training_makes_it_another_detector(tmp_path, random_detector):
+    detector = Detector(copy.copy(random_detector.module))
+    settings = {"epochs": 1, "calm_epochs": 1, "batch_size": 2, "input_size": (64, 64)}
+    result = detector.train(coco_folder(tmp_path / "data"), output=str(tmp_path / "run"), **settings)
+    assert detector.source == str(result.weights) and detector.spec.input_size == (64, 64)
+    image = pattern(64, 64)
+    again = fastdet.load(result.weights)(image, score_threshold=0)[0]
+    assert np.array_equal(detector(image, score_threshold=0)[0].boxes, again.boxes)
+    assert detector.val(tmp_path / "data").ap == result.metrics.ap
+    with pytest.raises(TypeError, match="epoch"):
+        detector.train(tmp_path / "data", epoch=3)
 
+
+def test_half_precision(random_detector):
     image = pattern(96, 128, 1)
     full = random_detector(image, score_threshold=0.02)[0]
     half = Detector(copy.deepcopy(random_detector.module), dtype="bfloat16")(image, score_threshold=0.02)[0]

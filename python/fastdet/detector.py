@@ -292,7 +292,7 @@ class Detector:
         settings.setdefault("device", str(self.device))
         result = train(TrainConfig(data=os.fspath(data), **settings))
         best = models.load(str(result.weights)).eval().fuse()
-        self.__init__(best, device=self.device, dtype=self.dtype, source=str(result.weights))  # type: ignore[misc]
+        vars(self).update(vars(Detector(best, device=self.device, dtype=self.dtype, source=str(result.weights))))
         return result
 
     def fuse(self) -> Detector:
@@ -314,8 +314,12 @@ class Detector:
 
 
 def load(
-    source: str | os.PathLike[str] = "default", *, device: Any = "cpu", dtype: Any = None, num_classes: Any = None
-):
+    source: str | os.PathLike[str] = "default",
+    *,
+    device: Any = "cpu",
+    dtype: Any = None,
+    num_classes: int | None = None,
+) -> Detector:
     """Load a detector, ready to predict (folded, eval mode).
 
     Args:

@@ -24,7 +24,7 @@ def run(words: list[str]) -> int:
     parser.add_argument("--fail-on", metavar="TEXT", help="exit with 1 when a licence contains TEXT (any case)")
     parser.add_argument("--full", action="store_true", help="print the texts of fastdet's own licence and notices too")
     given = parser.parse_args(words)
-    rows = [("fastdet", __version__, "Apache-2.0"), *_weights(), *_packages()]
+    rows = [("fastdet", __version__, "Apache-2.0"), *_embedded(), *_packages()]
     print("\n".join(aligned([("part", "version", "licence"), *rows])))
     if given.full:
         for path in _own_texts():
@@ -37,13 +37,13 @@ def run(words: list[str]) -> int:
     return 0
 
 
-def _weights() -> list[tuple[str, str, str]]:
+def _embedded() -> list[tuple[str, str, str]]:
+    """The weights and pictures inside the package."""
     from fastdet.detector import WEIGHTS
 
-    return [
-        (f"weights/{path.name}", "", "Apache-2.0; see the .md file beside it")
-        for path in sorted(WEIGHTS.glob("*.safetensors"))
-    ]
+    weights = [(f"weights/{path.name}", "", "Apache-2.0") for path in sorted(WEIGHTS.glob("*.safetensors"))]
+    pictures = [(f"weights/{path.name}", "", "MIT (LICENSE-BCCD)") for path in sorted(WEIGHTS.glob("*.jpg"))]
+    return weights + pictures
 
 
 def _packages() -> list[tuple[str, str, str]]:
@@ -77,11 +77,14 @@ def _licence(metadata: importlib.metadata.PackageMetadata) -> str:
 
 
 def _own_texts() -> list[Path]:
-    """LICENSE and NOTICE as installed, or in the checkout."""
+    """LICENSE and NOTICE as installed, or in the checkout, and the licence of the pictures."""
+    from fastdet.detector import WEIGHTS
+
     try:
         files = importlib.metadata.files("fastdet") or []
         found = [Path(str(each.locate())) for each in files if each.name in ("LICENSE", "NOTICE")]
     except importlib.metadata.PackageNotFoundError:
         found = []
     root = Path(__file__).resolve().parents[3]
-    return [path for path in found or (root / "LICENSE", root / "NOTICE") if path.is_file()]
+    texts = [*(found or [root / "LICENSE", root / "NOTICE"]), *sorted(WEIGHTS.glob("LICENSE*"))]
+    return [path for path in texts if path.is_file()]

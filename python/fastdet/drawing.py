@@ -87,7 +87,7 @@ def place_labels(boxes: np.ndarray, sizes: np.ndarray, image_size: tuple[int, in
             hidden = _overlap(rectangle, placed[:i]).sum() / (h * w)
             covered = _overlap(rectangle, corners) / areas
             covered[i] *= 0.5
-            cost = 10 * hidden + 2 * covered.max() + moved / h + 0.02 * rank
+            cost = 10 * hidden + 2 * max(covered.max() - 0.15, 0) + moved / h + 0.02 * rank
             if best is None or cost < best[0]:
                 best = (cost, rectangle)
         placed[i] = best[1]  # type: ignore[index]

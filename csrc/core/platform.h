@@ -35,9 +35,9 @@
 
 // FD_TARGET_CLONES: compile a host function once per instruction set and pick one at load time. It selects through an
 // ifunc, which needs glibc; elsewhere the one baseline version remains. Put it on the loop, not on what the loop calls:
-// callees must be inlined to profit.
+// callees must be inlined to profit. ThreadSanitizer instruments the resolvers, which then crash: they run before it does.
 #if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__) && \
-    !defined(FASTDET_EMULATED)
+    !defined(FASTDET_EMULATED) && !defined(__SANITIZE_THREAD__)
 #define FD_TARGET_CLONES __attribute__((target_clones("default", "avx2", "avx512f")))
 #else
 #define FD_TARGET_CLONES

@@ -11,8 +11,8 @@
 
 namespace fastdet {
 
-// Inputs may have any strides and are only read. Outputs are contiguous and do not overlap the inputs: those of the assignment, or,
-// with want_cost, those of the cost; the others stay null. The workspace is aligned to 64 bytes.
+// Inputs may have any strides and are only read. Outputs are contiguous and do not overlap the inputs: those of the assignment,
+// or, with want_cost, those of the cost; the others stay null. The workspace is aligned to 64 bytes.
 struct AlignedOtaParams {
   static constexpr std::int64_t kMaxTopk = 1024;
 
@@ -51,8 +51,8 @@ struct AlignedOtaParams {
   FD_HD std::int64_t rows() const { return gt_boxes.shape[1]; }
 };
 
-// Throws unless shapes agree and attributes are in range. `look_at_values`: counts and labels lie on the host and are checked too;
-// without it counts are clamped and a ground truth whose label is out of range matches nothing.
+// Throws unless shapes agree and attributes are in range. `look_at_values`: counts and labels lie on the host and are checked
+// too; without it counts are clamped and a ground truth whose label is out of range matches nothing.
 void aligned_ota_check(const char* op, const AlignedOtaParams& params, bool look_at_values);
 
 std::size_t aligned_ota_cpu_workspace_bytes(const AlignedOtaParams& params);  // O(B (A + M topk))

@@ -74,8 +74,8 @@ py::tuple cost(const Arguments& arguments, const std::string& backend) {
 
 template <py::tuple (*Function)(const Arguments&, const std::string&)>
 py::tuple with_arguments(py::handle scores, py::handle boxes, py::handle points, py::handle strides, py::handle gt_boxes,
-                         py::handle gt_labels, py::handle gt_count, double center_radius, std::int64_t topk,
-                         double class_weight, double iou_weight, const std::string& backend) {
+                         py::handle gt_labels, py::handle gt_count, double center_radius, std::int64_t topk, double class_weight,
+                         double iou_weight, const std::string& backend) {
   return Function({scores, boxes, points, strides, gt_boxes, gt_labels, gt_count, center_radius, topk, class_weight, iou_weight},
                   backend);
 }

@@ -24,8 +24,8 @@ void check_shapes(const char* op, const AlignedOtaParams& p) {
            p.boxes.ndim == 3 && p.boxes.shape[1] == 4 ? "; did you mean boxes.transpose(1, 2)?" : "");
   FD_CHECK(p.points.ndim == 2 && p.points.shape[0] == priors && p.points.shape[1] == 2, ValueError, op, ": points must be (",
            priors, ", 2) for scores ", shape_text(p.scores), ", got ", shape_text(p.points));
-  FD_CHECK(p.strides.ndim == 1 && p.strides.shape[0] == priors, ValueError, op, ": strides must be (", priors,
-           ",) for scores ", shape_text(p.scores), ", got ", shape_text(p.strides));
+  FD_CHECK(p.strides.ndim == 1 && p.strides.shape[0] == priors, ValueError, op, ": strides must be (", priors, ",) for scores ",
+           shape_text(p.scores), ", got ", shape_text(p.strides));
   FD_CHECK(p.gt_boxes.ndim == 3 && p.gt_boxes.shape[0] == images && p.gt_boxes.shape[2] == 4, ValueError, op,
            ": gt_boxes must be (", images, ", M, 4), got ", shape_text(p.gt_boxes));
   FD_CHECK(p.gt_labels.ndim == 2 && p.gt_labels.shape[0] == images && p.gt_labels.shape[1] == p.rows(), ValueError, op,
@@ -36,8 +36,8 @@ void check_shapes(const char* op, const AlignedOtaParams& p) {
   // Prior and row numbers are the low 31 bits of a key, and one block works on each row of each image.
   FD_CHECK(priors <= kMaxIndex && p.classes() <= kMaxIndex && p.rows() <= kMaxIndex, ValueError, op,
            ": A, C and M may be at most ", kMaxIndex, ", got ", priors, ", ", p.classes(), " and ", p.rows());
-  FD_CHECK(p.rows() == 0 || images <= kMaxIndex / p.rows(), ValueError, op, ": B x M may be at most ", kMaxIndex, ", got ", images,
-           " x ", p.rows());
+  FD_CHECK(p.rows() == 0 || images <= kMaxIndex / p.rows(), ValueError, op, ": B x M may be at most ", kMaxIndex, ", got ",
+           images, " x ", p.rows());
 }
 
 void check_values(const char* op, const AlignedOtaParams& p) {
@@ -46,8 +46,7 @@ void check_values(const char* op, const AlignedOtaParams& p) {
     FD_CHECK(count >= 0 && count <= p.rows(), ValueError, op, ": gt_count must lie in [0, ", p.rows(), "], got ", count,
              " for image ", b);
     for (std::int64_t g = 0; g < count; ++g) {
-      const std::int64_t label =
-          aligned_ota::load_integer(p.gt_labels, b * p.gt_labels.stride[0] + g * p.gt_labels.stride[1]);
+      const std::int64_t label = aligned_ota::load_integer(p.gt_labels, b * p.gt_labels.stride[0] + g * p.gt_labels.stride[1]);
       FD_CHECK(label >= 0 && label < p.classes(), ValueError, op, ": gt_labels must lie in [0, ", p.classes(), "), got ", label,
                " for image ", b, ", row ", g);
     }

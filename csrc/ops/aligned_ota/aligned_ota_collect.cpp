@@ -38,7 +38,8 @@ void class_sums(const AlignedOtaParams& p, std::int64_t b, std::int64_t n, const
   float values[kScores];
   double lanes[kTile * kLanes];
   const TensorView& scores = p.scores;
-  const std::int64_t classes = p.classes(), at_once = std::clamp<std::int64_t>(kScores / std::max<std::int64_t>(classes, 1), 1, kTile);
+  const std::int64_t classes = p.classes(),
+                     at_once = std::clamp<std::int64_t>(kScores / std::max<std::int64_t>(classes, 1), 1, kTile);
   for (std::int64_t first = 0; first < n; first += at_once) {
     const std::int64_t rows = std::min(at_once, n - first);
     std::fill(lanes, lanes + rows * kLanes, 0.0);
@@ -121,7 +122,8 @@ void compact(const AlignedOtaParams& p, std::int64_t b) {
     if (from != total) {
       std::copy(c.index + from, c.index + from + n, c.index + total);
       std::copy(c.class_sum + from, c.class_sum + from + n, c.class_sum + total);
-      for (float* column : {c.x1, c.y1, c.x2, c.y2, c.x, c.y, c.reach}) std::copy(column + from, column + from + n, column + total);
+      for (float* column : {c.x1, c.y1, c.x2, c.y2, c.x, c.y, c.reach})
+        std::copy(column + from, column + from + n, column + total);
     }
     total += n;
   }

@@ -71,8 +71,8 @@ struct Pairs {
 };
 
 // Which of n priors lie in the box or the centre window; the others keep their mark.
-void mark_reached(std::int64_t n, const float* x, const float* y, const float* reach,
-                  const GroundTruth& gt, std::int32_t* reached);
+void mark_reached(std::int64_t n, const float* x, const float* y, const float* reach, const GroundTruth& gt,
+                  std::int32_t* reached);
 // Turns scores into their terms of the class sum, in place.
 void class_terms(std::int64_t n, float* values);
 // Adds [n] values to the lanes, value i to lane i mod kLanes.
@@ -83,8 +83,7 @@ float pair_ious(std::int64_t n, const Candidates& c, std::int64_t first, const G
 std::int64_t candidates_inside(std::int64_t n, const Candidates& c, std::int64_t first, const GroundTruth& gt,
                                std::int32_t* inside);
 // In which of n ground truths one candidate lies; returns how many.
-std::int64_t rows_around(std::int64_t n, const Rows& r, std::int64_t first, float x, float y, float reach,
-                         std::int32_t* inside);
+std::int64_t rows_around(std::int64_t n, const Rows& r, std::int64_t first, float x, float y, float reach, std::int32_t* inside);
 // Costs of n gathered pairs.
 void pair_costs(Pairs* pairs, float class_weight, float iou_weight);
 

@@ -173,7 +173,8 @@ std::int32_t cheapest_row(const AlignedOtaParams& p, std::int64_t b, const Image
       pairs.iou[slot] = pair_iou(box, gt.box, gt.area);
       pairs.score[slot] = dispatch_float(scores.dtype, [&](auto tag) {
         using T = typename decltype(tag)::type;
-        return to_float(scores.as<const T>()[b * scores.stride[0] + c.index[at] * scores.stride[1] + gt.label * scores.stride[2]]);
+        return to_float(
+            scores.as<const T>()[b * scores.stride[0] + c.index[at] * scores.stride[1] + gt.label * scores.stride[2]]);
       });
     }
     pair_costs(&pairs, p.class_weight, p.iou_weight);

@@ -13,9 +13,9 @@ namespace fastdet::aligned_ota {
 
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
-constexpr int kStagedRows = 64;     // ground truths in shared memory at once
+constexpr int kStagedRows = 64;  // ground truths in shared memory at once
 constexpr int kChooseThreads = 128;
-constexpr int kListLength = 10;     // keys a thread keeps in registers: one pass serves a top-k of up to this
+constexpr int kListLength = 10;  // keys a thread keeps in registers: one pass serves a top-k of up to this
 
 FD_D std::int64_t block_image(std::int64_t per_image) { return static_cast<std::int64_t>(blockIdx.x) / per_image; }
 FD_D std::int64_t block_part(std::int64_t per_image) { return static_cast<std::int64_t>(blockIdx.x) % per_image; }
@@ -27,8 +27,7 @@ FD_D bool candidate_inside(const DeviceLayout& w, std::int64_t at, const GroundT
 }
 
 FD_D float score_at(const AlignedOtaParams& p, std::int64_t image, std::int64_t prior, std::int64_t label) {
-  return clamp_score(
-      load_float(p.scores, image * p.scores.stride[0] + prior * p.scores.stride[1] + label * p.scores.stride[2]));
+  return clamp_score(load_float(p.scores, image * p.scores.stride[0] + prior * p.scores.stride[1] + label * p.scores.stride[2]));
 }
 
 FD_D Box box_at(const AlignedOtaParams& p, std::int64_t image, std::int64_t prior) {
@@ -46,8 +45,8 @@ FD_D Point point_at(const AlignedOtaParams& p, std::int64_t prior) {
   return {point[0], point[p.points.stride[1]], p.strides.as<const float>()[prior * p.strides.stride[0]]};
 }
 
-// Rank of this thread among the threads of the block whose flag is set, and how many there are. Needs a warp_counts entry per warp;
-// the caller separates uses of it by a barrier.
+// Rank of this thread among the threads of the block whose flag is set, and how many there are. Needs a warp_counts entry per
+// warp; the caller separates uses of it by a barrier.
 FD_D int block_rank(bool flag, std::int32_t* warp_counts, int* total) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
   const unsigned votes = __ballot_sync(kAllLanes, flag);
@@ -62,7 +61,8 @@ FD_D int block_rank(bool flag, std::int32_t* warp_counts, int* total) {
   return before + __popc(votes & ((1u << lane) - 1u));
 }
 
-// Sum over the block, the same in every thread. Begins with a barrier, so scratch (an entry per warp) may be used again and again.
+// Sum over the block, the same in every thread. Begins with a barrier, so scratch (an entry per warp) may be used again and
+// again.
 FD_D int block_sum(int value, std::int32_t* scratch) {
   for (int step = kWarp / 2; step > 0; step /= 2) value += __shfl_xor_sync(kAllLanes, value, step);
   __syncthreads();
@@ -83,8 +83,8 @@ FD_D std::uint64_t warp_min(std::uint64_t key) {
 }
 
 // Block: 256 priors of one image, a thread each; then 8 threads per reached prior for its class sum, thread j adding classes
-// j, j + 8, ... in float64. Reads points, ground truths through shared memory, boxes, scores of reached priors only. Writes class_sum
-// (NaN where not valid) and the tile's count of valid priors; resets takers and num_pos.
+// j, j + 8, ... in float64. Reads points, ground truths through shared memory, boxes, scores of reached priors only. Writes
+// class_sum (NaN where not valid) and the tile's count of valid priors; resets takers and num_pos.
 template <typename T>
 __global__ FD_LAUNCH_BOUNDS(kPriorsPerBlock) void aligned_ota_collect_kernel(AlignedOtaParams p, DeviceLayout w) {
   FD_SHARED(GroundTruth, staged, kStagedRows);
@@ -115,8 +115,8 @@ __global__ FD_LAUNCH_BOUNDS(kPriorsPerBlock) void aligned_ota_collect_kernel(Ali
     __syncthreads();
     const int size = static_cast<int>(rows - begin < kStagedRows ? rows - begin : kStagedRows);
     for (int i = 0; i < size; ++i) {
-      reached |= in_box(point.x, point.y, staged[i].box) |
-                 in_center(point.x, point.y, reach, staged[i].center_x, staged[i].center_y);
+      reached |=
+          in_box(point.x, point.y, staged[i].box) | in_center(point.x, point.y, reach, staged[i].center_x, staged[i].center_y);
     }
     if (__syncthreads_and(reached || !usable)) break;
   }
@@ -185,9 +185,9 @@ __global__ FD_LAUNCH_BOUNDS(kPriorsPerBlock) void aligned_ota_compact_kernel(Ali
   w.x[at] = point.x, w.y[at] = point.y, w.reach[at] = p.center_radius * point.stride;
 }
 
-// Calls take(key) in every thread for the `wanted` smallest of key_at(0 .. n), in rising order; fewer if they run out. Keys are unique
-// and above 0; kNoKey is none. Each thread keeps its own kListLength smallest in registers; more than that takes another scan.
-// scratch: two entries per warp.
+// Calls take(key) in every thread for the `wanted` smallest of key_at(0 .. n), in rising order; fewer if they run out. Keys are
+// unique and above 0; kNoKey is none. Each thread keeps its own kListLength smallest in registers; more than that takes another
+// scan. scratch: two entries per warp.
 template <typename KeyAt, typename Take>
 FD_D void take_smallest(std::int64_t n, std::int64_t wanted, std::uint64_t* scratch, const KeyAt& key_at, const Take& take) {
   constexpr int warps = kChooseThreads / kWarp;
@@ -232,9 +232,9 @@ FD_D void take_smallest(std::int64_t n, std::int64_t wanted, std::uint64_t* scra
   }
 }
 
-// Block: one ground truth of one image, over that image's valid priors. Sums the largest IoUs to k, then takes the k cheapest priors:
-// adds to their takers and lowers first_taker. Where enough priors lie inside, only those are priced, since the others come after.
-// With want_cost it stops after k.
+// Block: one ground truth of one image, over that image's valid priors. Sums the largest IoUs to k, then takes the k cheapest
+// priors: adds to their takers and lowers first_taker. Where enough priors lie inside, only those are priced, since the others
+// come after. With want_cost it stops after k.
 __global__ FD_LAUNCH_BOUNDS(kChooseThreads) void aligned_ota_choose_kernel(AlignedOtaParams p, DeviceLayout w) {
   FD_SHARED(std::uint64_t, keys, 2 * kChooseThreads / kWarp);
   FD_SHARED(std::int32_t, sums, kChooseThreads / kWarp);
@@ -275,8 +275,9 @@ __global__ FD_LAUNCH_BOUNDS(kChooseThreads) void aligned_ota_choose_kernel(Align
         const std::int32_t prior = w.index[offset + j];
         const float iou = pair_iou(candidate_box(w, offset + j), gt.box, gt.area);
         const double class_sum = w.class_sum[offset + prior];
-        const float cost = iou > 0.0f ? pair_cost(class_sum, score_at(p, image, prior, gt.label), iou, p.class_weight, p.iou_weight)
-                                      : apart_cost(class_sum, p.class_weight, p.iou_weight);
+        const float cost = iou > 0.0f
+                               ? pair_cost(class_sum, score_at(p, image, prior, gt.label), iou, p.class_weight, p.iou_weight)
+                               : apart_cost(class_sum, p.class_weight, p.iou_weight);
         return pair_key(inside, cost, prior);
       },
       [&](std::uint64_t key) {
@@ -353,8 +354,8 @@ __global__ FD_LAUNCH_BOUNDS(kPriorsPerBlock) void aligned_ota_price_kernel(Align
   const float iou = pair_iou(box_at(p, image, prior), gt.box, gt.area);
   p.cost[pair] = pair_cost(class_sum, score_at(p, image, prior, gt.label), iou, p.class_weight, p.iou_weight);
   p.iou[pair] = iou;
-  p.inside[pair] = in_box(point.x, point.y, gt.box) &
-                   in_center(point.x, point.y, p.center_radius * point.stride, gt.center_x, gt.center_y);
+  p.inside[pair] =
+      in_box(point.x, point.y, gt.box) & in_center(point.x, point.y, p.center_radius * point.stride, gt.center_x, gt.center_y);
 }
 
 }  // namespace fastdet::aligned_ota

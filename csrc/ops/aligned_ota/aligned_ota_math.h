@@ -17,10 +17,10 @@
 
 namespace fastdet::aligned_ota {
 
-constexpr int kLanes = 8;            // partial sums of S_a: lane j adds classes j, j + 8, ...
-constexpr float kMinUnion = 1e-6f;   // as the reference clamps the union
-constexpr float kIouOffset = 1e-7f;  // inside the logarithm of the IoU cost
-constexpr float kMinLog = -100.0f;   // logarithms of probabilities, as binary cross-entropy clamps them
+constexpr int kLanes = 8;                            // partial sums of S_a: lane j adds classes j, j + 8, ...
+constexpr float kMinUnion = 1e-6f;                   // as the reference clamps the union
+constexpr float kIouOffset = 1e-7f;                  // inside the logarithm of the IoU cost
+constexpr float kMinLog = -100.0f;                   // logarithms of probabilities, as binary cross-entropy clamps them
 constexpr std::uint64_t kNoKey = ~std::uint64_t{0};  // above every key
 
 struct GroundTruth {

@@ -80,13 +80,26 @@ def bomb(kind: str, width: int, height: int) -> bytes:
     }[kind](width, height)
 
 
-def _png(width: int, height: int) -> bytes:
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+def text_bomb() -> bytes:
+    """A PNG of 8 x 8 pixels that is whole, with 60 texts that unpack to 1 MB each, before and after the pixels."""
+    text = _chunk(b"zTXt", b"note\0\0" + zlib.compress(b"a" * 1_000_000))
+    profile = _chunk(b"iCCP", b"profile\0\0" + zlib.compress(b"a" * 1_000_000))
+    pixels = _chunk(b"IDAT", zlib.compress((b"\0" + b"\x80" * 24) * 8))
+    body = [_png_header(8, 8), profile, text * 30, pixels, text * 30, _chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(body)
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 64)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body
+
+def _chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def _png_header(width: int, height: int) -> bytes:
+    return _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+
+
+def _png(width: int, height: int) -> bytes:
+    pixels = _chunk(b"IDAT", zlib.compress(b"\0" * 64))
+    return b"\x89PNG\r\n\x1a\n" + _png_header(width, height) + pixels + _chunk(b"IEND", b"")
 
 
 def _jpeg(width: int, height: int) -> bytes:

@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from broken_pictures import bomb, pattern, write_broken
+from broken_pictures import bomb, pattern, text_bomb, write_broken
 from fastdet.image_files import DecodeLimits
 from fastdet.sources import ImageError, expand, load, read_image
 
@@ -263,6 +263,7 @@ def test_bombs_are_refused_quickly_and_cheaply(tmp_path):
         for width, height in sizes:
             (tmp_path / f"{kind}_{width}_{height}.png").write_bytes(bomb(kind, width, height))
     (tmp_path / "side.png").write_bytes(bomb("png", 65_501, 1))
+    (tmp_path / "text.png").write_bytes(text_bomb())  # harmless when its texts are left alone, so it is read
     (tmp_path / "line.png").write_bytes(bomb("png", 1, 2_000_000_000))
     script = """
         import json, sys, time
@@ -282,7 +283,7 @@ def test_bombs_are_refused_quickly_and_cheaply(tmp_path):
             best, reason = 1.0, None
             for _ in range(3):
                 start = time.perf_counter()
-                try: read_image(path)
+                try: reason = f"pixels: {read_image(path).mean()}"
                 except ImageError as error: reason = error.reason
                 best = min(best, time.perf_counter() - start)
             rows.append((path.name, reason, best))
@@ -290,7 +291,8 @@ def test_bombs_are_refused_quickly_and_cheaply(tmp_path):
     """
     command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path), *kinds]
     report = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    assert len(report["rows"]) == len(kinds) * len(sizes) + 2
+    assert len(report["rows"]) == len(kinds) * len(sizes) + 3
+    assert ["text.png", "pixels: 128.0"] in [row[:2] for row in report["rows"]]
     for name, reason, seconds in report["rows"]:
         assert reason and ("bomb" in reason or "pixels" in reason), f"{name}: {reason}"
         assert seconds < 0.05, f"{name} took {seconds:.3f} s"

@@ -131,7 +131,7 @@ def _decode(data: bytes, path: Any, limits: DecodeLimits) -> np.ndarray:
     if data[:2] == b"\xff\xd8" and data.count(b"\xff\xda") > limits.max_scans:
         raise ImageError(path, f"the JPEG has more than {limits.max_scans} scans")
     try:
-        with Image.open(io.BytesIO(data), formats=_formats()) as picture:
+        with Image.open(io.BytesIO(_without_text(data)), formats=_formats()) as picture:
             _check_size((picture.height, picture.width), len(data), path, limits)
             if getattr(picture, "is_animated", False) and picture.format != "MPO":
                 raise ImageError(path, f"holds {picture.n_frames} frames; animated and multi-page files are not read")
@@ -197,6 +197,20 @@ def from_pil(picture: Any, path: Any) -> np.ndarray:
         picture = picture.convert("RGBA")
     # np.array, because np.asarray of a PIL image is read-only.
     return np.array(picture.convert("RGB"))
+
+
+def _without_text(data: bytes) -> bytes:
+    """``data`` without the text and profile chunks of a PNG: Pillow would unpack them, a thousandfold if it must."""
+    if data[:8] != b"\x89PNG\r\n\x1a\n":
+        return data
+    kept, at = [data[:8]], 8
+    while at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 8] not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
+            kept.append(data[at:end])
+        at = end
+    kept.append(data[at:])
+    return b"".join(kept)
 
 
 def _webp_size(data: bytes) -> tuple[int, int] | None:

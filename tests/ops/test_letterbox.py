@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fastdet import ops
+from fastdet import _core, ops
 from fastdet.ops import Letterbox, letterbox
 from fastdet.ops.letterbox import LETTERBOX, LETTERBOX_OUT, _attributes, _place
 from fastdet.testing import run_vector, shared_dir
@@ -233,8 +233,29 @@ def test_views_equal_copies(name, mode):
         np.testing.assert_array_equal(got, want)
 
 
+@pytest.fixture(params=["scalar", "avx2", "avx512"])
+def isa(request):
+    """Each instruction set that this machine has, by forbidding the better ones."""
+    _core.letterbox_limit_isa(request.param)
+    yield request.param
+    _core.letterbox_limit_isa("avx512")
+
+
+def test_instruction_sets(isa):
+    """Reductions by 1/9 to 40 through every loop; layouts by views(), sums by noise."""
+    images = [picture(5, 640, 3), picture(7, 90, 4), picture(3, 333), picture(6, 71, 3)[:, ::-1]]
+    images += [view for name, view in views().items() if name != "grey channel"]
+    for new_width in (16, 33, 70, 127, 640):
+        args = [images, [n for _ in images for n in (9, new_width, 0, 0)], 9, new_width, "cv2", [0] * 3, False]
+        for dtype in ("uint8", "float16"):
+            rest = (True, [], [], dtype, False)
+            with ops.backend("cpu"):
+                got = LETTERBOX(*args, *rest)
+            np.testing.assert_array_equal(got, LETTERBOX.reference(*args, *rest), err_msg=f"{isa}, {new_width}")
+
+
 @pytest.mark.parametrize("width", [1, 2, 3, 5, 16, 17, 40])
-def test_reads_nothing_beyond_the_picture(width):
+def test_reads_nothing_beyond_the_picture(width, isa):
     """A picture at the very end of a mapping: a read past its last byte would end the process."""
     import mmap
 
@@ -245,9 +266,9 @@ def test_reads_nothing_beyond_the_picture(width):
     image = whole[mmap.PAGESIZE - size :].reshape(5, width, 3)
     image[:] = picture(5, width, 3)
     for view in (image, image[::-1], image[:, ::-1], image[..., ::-1], image[..., 2]):
-        for mode in ("cv2", "pillow"):
-            got, _ = letterbox(view, (20, 90), mode=mode, keep_ratio=False)
-            want, _ = letterbox(view.copy(), (20, 90), mode=mode, keep_ratio=False)
+        for mode, columns in (("cv2", 90), ("cv2", 3), ("pillow", 90)):
+            got, _ = letterbox(view, (20, columns), mode=mode, keep_ratio=False)
+            want, _ = letterbox(view.copy(), (20, columns), mode=mode, keep_ratio=False)
             np.testing.assert_array_equal(got, want)
 
 
@@ -307,8 +328,6 @@ def test_no_picture_gives_an_empty_batch():
 
 
 def test_threads_do_not_show():
-    from fastdet import _core
-
     images, before = [picture(400, 300, 3), picture(90, 700, 3), picture(3, 3, 3)], _core.num_threads()
     try:
         results = []

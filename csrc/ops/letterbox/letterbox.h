@@ -45,6 +45,10 @@ struct LetterboxParams {
 
 void letterbox_check(const LetterboxParams& params);
 
+// Instruction sets of the hand-written loops. The best one at hand is used; tests forbid some to see the others.
+enum class LetterboxIsa : std::int32_t { kScalar, kAvx2, kAvx512 };
+void letterbox_limit_isa(LetterboxIsa limit);
+
 std::size_t letterbox_cpu_workspace_bytes(const LetterboxParams& params);
 void letterbox_cpu(const LetterboxParams& params);
 

@@ -2,7 +2,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
-#include <array>
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -112,6 +112,14 @@ py::object letterbox(py::handle out, const py::sequence& images, const std::vect
 
 }  // namespace
 
-void bind_letterbox(py::module_& module) { module.def("letterbox", &letterbox); }
+void bind_letterbox(py::module_& module) {
+  module.def("letterbox", &letterbox);
+  module.def("letterbox_limit_isa", [](const std::string& name) {
+    const char* const names[] = {"scalar", "avx2", "avx512"};
+    const auto* const found = std::find(std::begin(names), std::end(names), name);
+    FD_CHECK(found != std::end(names), ValueError, "letterbox_limit_isa: name must be scalar, avx2 or avx512, got ", name);
+    letterbox_limit_isa(static_cast<LetterboxIsa>(found - names));
+  });
+}
 
 }  // namespace fastdet::bindings

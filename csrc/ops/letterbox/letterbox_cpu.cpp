@@ -8,6 +8,7 @@
 #include "core/dispatch.h"
 #include "core/parallel.h"
 #include "ops/letterbox/letterbox_layout.h"
+#include "ops/letterbox/letterbox_pillow.h"
 #include "ops/letterbox/letterbox_rows.h"
 
 namespace fastdet {
@@ -20,7 +21,7 @@ bool same_tables(const LetterboxPicture& a, const LetterboxPicture& b) {
          a.pixel_stride == b.pixel_stride && a.channel_stride == b.channel_stride;
 }
 
-// ---- tables: what all rows of a picture share, in the workspace -------------------------------------------------------------
+// ---- tables: what all rows of a picture share, in the workspace ----
 
 std::int64_t table_bytes(const LetterboxPicture& p, LetterboxMode mode) {
   if (mode == LetterboxMode::kCv2) return padded(2 * 4 * std::int64_t{p.new_width});
@@ -55,7 +56,7 @@ Tables build_tables(const LetterboxPicture& p, LetterboxMode mode, char* memory)
   return tables;
 }
 
-// ---- resizing: rows of pixels, planar -----------------------------------------------------------------------------------------
+// ---- resizing: rows of pixels, planar ----
 
 // A source of resized rows: row(y) is [channels, new_width] with the planes new_width apart, valid until the next call.
 class LinearResizer {
@@ -95,65 +96,7 @@ class LinearResizer {
   std::int32_t held_[2] = {-1, -1};
 };
 
-class PillowResizer {
- public:
-  PillowResizer(const LetterboxPicture& picture, const Tables& tables, bool vertical_first)
-      : p_(picture),
-        columns_(tables.columns),
-        rows_(tables.rows),
-        vertical_first_(vertical_first),
-        channels_(picture.channel_stride == 0 ? 1 : 3),
-        ring_width_(vertical_first ? picture.width : picture.new_width),
-        unpacked_(static_cast<std::size_t>(std::int64_t{channels_} * picture.width)),
-        ring_(static_cast<std::size_t>(std::int64_t{rows_.taps} * channels_ * ring_width_)),
-        held_(static_cast<std::size_t>(rows_.taps), -1),
-        window_(static_cast<std::size_t>(rows_.taps)),
-        pixels_(static_cast<std::size_t>(std::int64_t{channels_} * picture.new_width)) {}
-
-  const std::uint8_t* row(std::int32_t y) {
-    const PillowWindow window = rows_.windows[y];
-    for (std::int32_t i = 0; i < window.size; ++i) window_[static_cast<std::size_t>(i)] = ring_row(window.begin + i);
-    const std::int32_t* const weights = rows_.weights + std::int64_t{y} * rows_.taps;
-    std::uint8_t* const target = vertical_first_ ? unpacked_.data() : pixels_.data();
-    pillow_rows(window_.data(), weights, window.size, std::int64_t{channels_} * ring_width_, target);
-    if (vertical_first_) resize_columns(target, pixels_.data());
-    return pixels_.data();
-  }
-
- private:
-  void resize_columns(const std::uint8_t* planes, std::uint8_t* out) const {
-    for (std::int32_t c = 0; c < channels_; ++c) {
-      pillow_columns(columns_, p_.new_width, planes + std::int64_t{c} * p_.width, out + std::int64_t{c} * p_.new_width);
-    }
-  }
-
-  // A source row as the vertical pass takes it: unpacked, and resized unless the vertical pass is the first.
-  const std::uint8_t* ring_row(std::int32_t index) {
-    const auto slot = static_cast<std::size_t>(index % rows_.taps);
-    std::uint8_t* const memory = ring_.data() + static_cast<std::int64_t>(slot) * channels_ * ring_width_;
-    if (held_[slot] == index) return memory;
-    std::uint8_t* const planes = vertical_first_ ? memory : unpacked_.data();
-    unpack_row(p_.data + index * p_.row_stride, p_.width, p_.pixel_stride, p_.channel_stride, channels_, planes, p_.width);
-    if (!vertical_first_) resize_columns(planes, memory);
-    held_[slot] = index;
-    return memory;
-  }
-
-  const LetterboxPicture& p_;
-  const PillowTable& columns_;
-  const PillowTable& rows_;
-  bool vertical_first_;
-  std::int32_t channels_;
-  std::int64_t ring_width_;
-  std::vector<std::uint8_t> unpacked_;  // [channels, width]
-  std::vector<std::uint8_t> ring_;      // [taps, channels, ring_width]
-  std::vector<std::int32_t> held_;      // source row in each slot of the ring
-  std::vector<const std::uint8_t*> window_;
-  std::vector<std::uint8_t> pixels_;  // [channels, new_width]
-};
-
-// ---- results
-// --------------------------------------------------------------------------------------------------------------------
+// ---- results ----
 
 // Writes rows of the result: padding and normalised pixels, in the layout asked for.
 template <typename T>
@@ -246,7 +189,8 @@ void write_batch(const LetterboxParams& params, const std::vector<Tables>& table
           } else {
             const bool vertical_first =
                 params.mode == LetterboxMode::kPillow && pillow_vertical_first(p.height, p.width, p.new_height, p.new_width);
-            write_rows(writer, p, image, first, last, width, PillowResizer(p, t, vertical_first));
+            const auto end = static_cast<std::int32_t>(std::clamp<std::int64_t>(last - p.top, 1, p.new_height));
+            write_rows(writer, p, image, first, last, width, PillowResizer(p, t.columns, t.rows, vertical_first, end));
           }
           begin += last - first;
         }

@@ -11,7 +11,7 @@
 
 namespace fastdet {
 
-// ---- OpenCV INTER_LINEAR, uint8: weights in 1/2048, rounded half to even ---------------------------------------------------
+// ---- OpenCV INTER_LINEAR, uint8: weights in 1/2048, rounded half to even ----
 
 struct LinearTaps {
   std::int32_t index0, index1;  // source positions, inside the picture
@@ -52,7 +52,7 @@ FD_HD std::uint8_t linear_blend(std::int32_t sum0, std::int32_t sum1, std::int32
   return static_cast<std::uint8_t>((((weight0 * sum0) >> 16) + ((weight1 * sum1) >> 16) + 2) >> 2);
 }
 
-// ---- Pillow BILINEAR: triangle filter whose support grows with the reduction; weights in 2^-22, uint8 after each pass ---------
+// ---- Pillow BILINEAR: triangle filter whose support grows with the reduction; weights in 2^-22, uint8 after each pass ----
 
 constexpr int kPillowBits = 22;
 
@@ -119,7 +119,7 @@ FD_HD bool pillow_vertical_first(std::int32_t height, std::int32_t width, std::i
   return rows_less > 0 && rows_less > 2 * columns_less;
 }
 
-// ---- normalisation: float32, (value / 255 - mean) / std, every operation rounded once ---------------------------------------
+// ---- normalisation: float32, (value / 255 - mean) / std, every operation rounded once ----
 
 // value / 255 without a division: 1/255 split so that value * kUnitHigh is exact and only the sum rounds.
 constexpr float kUnitHigh = 0x1.01p-8f;

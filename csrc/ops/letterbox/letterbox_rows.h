@@ -8,7 +8,7 @@
 
 namespace fastdet {
 
-// ---- OpenCV mode -----------------------------------------------------------------------------------------------------------
+// ---- OpenCV mode ----
 
 // Where the columns of a picture come from. Built once per picture, used by every row.
 struct LinearColumns {
@@ -31,20 +31,27 @@ void linear_columns(const LinearColumns& columns, const std::uint8_t* row, std::
 void linear_rows(const std::int16_t* sums0, const std::int16_t* sums1, std::int32_t weight0, std::int32_t weight1,
                  std::int64_t size, std::uint8_t* out);
 
-// ---- Pillow mode -----------------------------------------------------------------------------------------------------------
+// ---- Pillow mode ----
 
 // planes[c * plane_stride + x] = the row's pixel x, channel c.
 void unpack_row(const std::uint8_t* row, std::int32_t width, std::int64_t pixel_stride, std::int64_t channel_stride,
                 std::int32_t channels, std::uint8_t* planes, std::int64_t plane_stride);
 
-// One plane of a row through the horizontal pass: `count` columns.
-void pillow_columns(const PillowTable& table, std::int32_t count, const std::uint8_t* plane, std::uint8_t* out);
+// turned[16 i + k] = lines[k][i] for i in [0, size); lanes k at or past `count` repeat the last line.
+void turn_lines(const std::uint8_t* const* lines, std::int32_t count, std::int64_t size, std::uint8_t* turned);
+// rows[k][i] = turned[16 i + k] for k in [0, count) and i in [0, size).
+void turn_columns(const std::uint8_t* turned, std::int64_t size, std::uint8_t* const* rows, std::int32_t count);
+
+// The horizontal pass over 16 turned lines, `count` columns: out is [channels, count, 16]. Strides are between pixels and
+// channels of `turned`, which points to pixel 0 of channel 0.
+void pillow_columns(const PillowTable& table, std::int32_t count, const std::uint8_t* turned, std::int64_t pixel_stride,
+                    std::int64_t channel_stride, std::int32_t channels, std::uint8_t* out);
 
 // The vertical pass: out[i] from rows[0 .. taps)[i].
 void pillow_rows(const std::uint8_t* const* rows, const std::int32_t* weights, std::int32_t taps, std::int64_t size,
                  std::uint8_t* out);
 
-// ---- results ---------------------------------------------------------------------------------------------------------------
+// ---- results ----
 
 // One channel of a row, normalised: out[i] = letterbox_value(pixels[i]).
 void normalise_row(const std::uint8_t* pixels, std::int64_t size, const Normalisation& normalisation, std::uint8_t* out);

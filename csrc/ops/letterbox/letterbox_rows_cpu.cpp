@@ -31,41 +31,56 @@ void unpack_row(const std::uint8_t* row, std::int32_t width, std::int64_t pixel_
   }
 }
 
-FD_TARGET_CLONES void pillow_columns(const PillowTable& table, std::int32_t count, const std::uint8_t* plane, std::uint8_t* out) {
-  for (std::int32_t x = 0; x < count; ++x) {
-    const PillowWindow window = table.windows[x];
-    const std::int32_t* FD_RESTRICT weights = table.weights + static_cast<std::int64_t>(x) * table.taps;
-    const std::uint8_t* FD_RESTRICT pixels = plane + window.begin;
-    std::int32_t sum = 0;
-    for (std::int32_t i = 0; i < window.size; ++i) sum += pixels[i] * weights[i];
-    out[x] = pillow_round(sum);
+// Sums of one vector of pixels over the taps of a window, in registers.
+template <int kSize, typename Pixels>
+FD_HD void weighted_sum(const Pixels& pixels, const std::int32_t* FD_RESTRICT weights, std::int32_t taps,
+                        std::uint8_t* FD_RESTRICT out) {
+  std::int32_t sums[kSize] = {};
+  for (std::int32_t i = 0; i < taps; ++i) {
+    const std::uint8_t* FD_RESTRICT tap = pixels(i);
+    const std::int32_t weight = weights[i];
+    for (int k = 0; k < kSize; ++k) sums[k] += tap[k] * weight;
+  }
+  for (int k = 0; k < kSize; ++k) out[k] = pillow_round(sums[k]);
+}
+
+FD_TARGET_CLONES void pillow_columns(const PillowTable& table, std::int32_t count, const std::uint8_t* turned,
+                                     std::int64_t pixel_stride, std::int64_t channel_stride, std::int32_t channels,
+                                     std::uint8_t* out) {
+  for (std::int32_t c = 0; c < channels; ++c) {
+    for (std::int32_t x = 0; x < count; ++x, out += 16) {
+      const PillowWindow window = table.windows[x];
+      const std::uint8_t* const first = turned + c * channel_stride + window.begin * pixel_stride;
+      const auto pixels = [=](std::int32_t i) { return first + i * pixel_stride; };
+      weighted_sum<16>(pixels, table.weights + static_cast<std::int64_t>(x) * table.taps, window.size, out);
+    }
   }
 }
 
 FD_TARGET_CLONES void pillow_rows(const std::uint8_t* const* rows, const std::int32_t* weights, std::int32_t taps,
                                   std::int64_t size, std::uint8_t* FD_RESTRICT out) {
-  constexpr std::int64_t kBlock = 256;  // partial sums of a block stay in registers and the nearest cache
-  for (std::int64_t begin = 0; begin < size; begin += kBlock) {
-    const std::int64_t count = std::min(kBlock, size - begin);
-    std::int32_t sums[kBlock] = {};
-    for (std::int32_t i = 0; i < taps; ++i) {
-      const std::uint8_t* FD_RESTRICT row = rows[i] + begin;
-      const std::int32_t weight = weights[i];
-      for (std::int64_t x = 0; x < count; ++x) sums[x] += row[x] * weight;
-    }
-    for (std::int64_t x = 0; x < count; ++x) out[begin + x] = pillow_round(sums[x]);
+  std::int64_t begin = 0;
+  for (; begin + 64 <= size; begin += 64) {
+    const auto pixels = [=](std::int32_t i) { return rows[i] + begin; };
+    weighted_sum<64>(pixels, weights, taps, out + begin);
+  }
+  for (; begin < size; ++begin) {
+    const auto pixels = [=](std::int32_t i) { return rows[i] + begin; };
+    weighted_sum<1>(pixels, weights, taps, out + begin);
   }
 }
 
-// ---- results ------------------------------------------------
+// ---- results ----
 
 FD_TARGET_CLONES static void normalise_floats(const std::uint8_t* FD_RESTRICT pixels, std::int64_t size,
                                               const Normalisation& normalisation, float* FD_RESTRICT out) {
   Normalisation n = normalisation;
-  n.affine = false;
+  if (n.affine) {
+    for (std::int64_t i = 0; i < size; ++i) out[i] = n(pixels[i]);
+    return;
+  }
+  n.affine = false;  // said again, so that each loop is free of the question
   for (std::int64_t i = 0; i < size; ++i) out[i] = n(pixels[i]);
-  if (!normalisation.affine) return;
-  for (std::int64_t i = 0; i < size; ++i) out[i] = (out[i] - n.mean) / n.std;
 }
 
 FD_TARGET_CLONES static void bfloat16_row(const float* FD_RESTRICT values, std::int64_t size, BFloat16* FD_RESTRICT out) {

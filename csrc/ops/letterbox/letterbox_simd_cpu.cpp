@@ -4,8 +4,11 @@
 // one 64-bit load fetches all their channels; byte shuffles then pair them up for a multiply-add. Columns whose load would leave
 // the row, and layouts wider than eight bytes, take the scalar loop, which gives the same integers.
 #include <algorithm>
+#include <atomic>
+#include <cstdlib>
 
 #include "core/platform.h"
+#include "ops/letterbox/letterbox.h"
 #include "ops/letterbox/letterbox_rows.h"
 
 #if defined(FD_X86_TARGETS)
@@ -16,6 +19,22 @@
 
 namespace fastdet {
 namespace {
+
+std::atomic<LetterboxIsa> isa_limit{LetterboxIsa::kAvx512};
+
+LetterboxIsa best_isa() {
+#if defined(FD_X86_TARGETS)
+  if (__builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
+    return LetterboxIsa::kAvx512;
+  if (__builtin_cpu_supports("avx2")) return LetterboxIsa::kAvx2;
+#endif
+  return LetterboxIsa::kScalar;
+}
+
+LetterboxIsa isa_in_use() {
+  static const LetterboxIsa best = best_isa();
+  return std::min(best, isa_limit.load(std::memory_order_relaxed));
+}
 
 void columns_scalar(const LinearColumns& columns, const std::uint8_t* row, std::int32_t begin, std::int32_t end,
                     std::int16_t* sums, std::int64_t plane_stride) {
@@ -31,6 +50,12 @@ void columns_scalar(const LinearColumns& columns, const std::uint8_t* row, std::
 }
 
 #if defined(FD_X86_TARGETS)
+
+// One past the last byte of a row, from its beginning.
+std::int64_t row_end(const LinearColumns& columns) {
+  return std::max<std::int64_t>(0, (columns.source - 1) * columns.pixel_stride) +
+         std::max<std::int64_t>(0, (columns.channels - 1) * columns.channel_stride) + 1;
+}
 
 // Bytes of one tap inside its 64-bit load.
 struct Window {
@@ -53,9 +78,8 @@ Window window_of(const LinearColumns& columns) {
 
 // Offsets rise or fall with x, so the columns whose load stays inside the row are a range; it begins at `begin`.
 std::int32_t safe_end(const LinearColumns& columns, const Window& window, std::int32_t* begin) {
-  const std::int64_t row_end = std::max<std::int64_t>(0, (columns.source - 1) * columns.pixel_stride) +
-                               std::max<std::int64_t>(0, (columns.channels - 1) * columns.channel_stride) + 1;
-  const auto safe = [&](std::int32_t offset) { return offset + window.low + 8 <= row_end; };
+  const std::int64_t limit = row_end(columns) - window.low - 8;
+  const auto safe = [&](std::int32_t offset) { return offset <= limit; };
   const std::int32_t* const first = columns.offset;
   const std::int32_t* const last = first + columns.count;
   if (columns.pixel_stride < 0) {
@@ -67,7 +91,57 @@ std::int32_t safe_end(const LinearColumns& columns, const Window& window, std::i
   return static_cast<std::int32_t>(std::partition_point(first, last, safe) - first);
 }
 
-// 16 columns a step. Returns the first column not done.
+constexpr std::int64_t kSpan = 128;  // bytes that one two-register shuffle reaches
+
+// 128 bytes at a place in a row; those at or past its end are not touched and read as 0.
+FD_TARGET("avx512f,avx512bw") void load_span(const std::uint8_t* at, std::int64_t left, __m512i (&bytes)[2]) {
+  if (left >= kSpan) {
+    bytes[0] = _mm512_loadu_si512(at);
+    bytes[1] = _mm512_loadu_si512(at + 64);
+    return;
+  }
+  const auto mask = [](std::int64_t count) { return count <= 0 ? 0ull : count >= 64 ? ~0ull : (1ull << count) - 1; };
+  bytes[0] = _mm512_maskz_loadu_epi8(mask(left), at);
+  bytes[1] = _mm512_maskz_loadu_epi8(mask(left - 64), at + 64);
+}
+
+// Reductions below 5, and enlarging: 8 neighbouring columns lie within 128 bytes. 16 columns a step; returns the first one not
+// done.
+FD_TARGET("avx512f,avx512bw,avx512vl,avx512vbmi")
+std::int32_t near_columns_avx512(const LinearColumns& columns, const Window& window, const std::uint8_t* row, std::int16_t* sums,
+                                 std::int64_t plane_stride) {
+  constexpr __mmask64 kLow = 0x55555555u, kHigh = kLow << 32;  // the even bytes: pixels become 16-bit numbers
+  const std::int64_t end = row_end(columns);
+  const int first = columns.pixel_stride < 0 ? 7 : 0;  // of 8 columns, the one furthest to the left
+  std::int32_t x = 0;
+  for (; x + 16 <= columns.count; x += 16) {
+    const std::int32_t* const offset = columns.offset + x;
+    const std::int64_t begin0 = offset[first] + window.low, begin1 = offset[8 + first] + window.low;
+    __m512i span0[2], span1[2];
+    load_span(row + begin0, end - begin0, span0);
+    load_span(row + begin1, end - begin1, span1);
+    const __m512i base = _mm512_mask_set1_epi32(_mm512_set1_epi32(offset[first]), 0xff00, offset[8 + first]);
+    const __m512i left = _mm512_sub_epi32(_mm512_loadu_si512(offset), base);
+    const __m512i place = _mm512_or_si512(left, _mm512_slli_epi32(left, 16));
+    const __m512i weights = _mm512_loadu_si512(columns.weights + x);
+    for (int c = 0; c < columns.channels; ++c) {
+      const __m512i at = _mm512_add_epi16(place, _mm512_set1_epi32(window.pair[c]));
+      const __m512i pair = _mm512_or_si512(_mm512_maskz_permutex2var_epi8(kLow, span0[0], at, span0[1]),
+                                           _mm512_maskz_permutex2var_epi8(kHigh, span1[0], at, span1[1]));
+      const __m512i sum = _mm512_srli_epi32(_mm512_madd_epi16(pair, weights), 4);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums + c * plane_stride + x), _mm512_cvtepi32_epi16(sum));
+    }
+  }
+  return x;
+}
+
+// Whether every 8 neighbouring columns do.
+bool are_near(const LinearColumns& columns) {
+  const std::int64_t reach = 8 * std::abs(columns.pixel_stride) * (columns.source / columns.count + 1);
+  return reach + 8 <= kSpan;
+}
+
+// Any reduction. 16 columns a step. Returns the first column not done.
 FD_TARGET("avx512f,avx512bw,avx512vl,avx512vbmi")
 std::int32_t columns_avx512(const LinearColumns& columns, const Window& window, const std::uint8_t* row, std::int32_t begin,
                             std::int32_t end, std::int16_t* sums, std::int64_t plane_stride) {
@@ -144,18 +218,28 @@ FD_TARGET("avx,f16c") std::int64_t half_f16c(const float* values, std::int64_t s
   return i;
 }
 
-using ColumnsSimd = std::int32_t (*)(const LinearColumns&, const Window&, const std::uint8_t*, std::int32_t, std::int32_t,
-                                     std::int16_t*, std::int64_t);
+// Columns that the vector code of this machine takes: [begin, end).
+struct Range {
+  std::int32_t begin, end;
+};
 
-ColumnsSimd choose_columns() {
-  if (__builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
-    return columns_avx512;
-  return __builtin_cpu_supports("avx2") ? columns_avx2 : nullptr;
+Range columns_simd(LetterboxIsa isa, const LinearColumns& columns, const Window& window, const std::uint8_t* row,
+                   std::int16_t* sums, std::int64_t plane_stride) {
+  if (isa == LetterboxIsa::kAvx512 && are_near(columns)) {
+    return {0, near_columns_avx512(columns, window, row, sums, plane_stride)};
+  }
+  Range range{0, 0};
+  range.end = safe_end(columns, window, &range.begin);
+  const auto run = isa == LetterboxIsa::kAvx512 ? columns_avx512 : columns_avx2;
+  range.end = run(columns, window, row, range.begin, range.end, sums, plane_stride);
+  return range;
 }
 
 #endif
 
 }  // namespace
+
+void letterbox_limit_isa(LetterboxIsa limit) { isa_limit.store(limit, std::memory_order_relaxed); }
 
 void linear_columns_table(std::int32_t source, std::int32_t target, std::int64_t pixel_stride, std::int32_t* offset,
                           std::int32_t* weights) {
@@ -170,15 +254,13 @@ void linear_columns_table(std::int32_t source, std::int32_t target, std::int64_t
 
 void linear_columns(const LinearColumns& columns, const std::uint8_t* row, std::int16_t* sums, std::int64_t plane_stride) {
 #if defined(FD_X86_TARGETS)
-  static const ColumnsSimd simd = choose_columns();
-  if (simd != nullptr) {
+  const LetterboxIsa isa = isa_in_use();
+  if (isa != LetterboxIsa::kScalar) {
     const Window window = window_of(columns);
     if (window.fits) {
-      std::int32_t begin = 0;
-      const std::int32_t end = safe_end(columns, window, &begin);
-      const std::int32_t done = simd(columns, window, row, begin, end, sums, plane_stride);
-      columns_scalar(columns, row, 0, begin, sums, plane_stride);
-      columns_scalar(columns, row, done, columns.count, sums, plane_stride);
+      const Range done = columns_simd(isa, columns, window, row, sums, plane_stride);
+      columns_scalar(columns, row, 0, done.begin, sums, plane_stride);
+      columns_scalar(columns, row, done.end, columns.count, sums, plane_stride);
       return;
     }
     if (columns.channels > 1) {
@@ -196,11 +278,62 @@ void linear_columns(const LinearColumns& columns, const std::uint8_t* row, std::
   columns_scalar(columns, row, 0, columns.count, sums, plane_stride);
 }
 
+namespace {
+
+#if defined(FD_X86_TARGETS)
+
+// Turns a tile of 16 x 16 bytes: four rounds of interleaving the halves of the list.
+void turn_tile(__m128i (&rows)[16]) {
+  for (int round = 0; round < 4; ++round) {
+    __m128i mixed[16];
+    for (int k = 0; k < 8; ++k) {
+      mixed[2 * k] = _mm_unpacklo_epi8(rows[k], rows[k + 8]);
+      mixed[2 * k + 1] = _mm_unpackhi_epi8(rows[k], rows[k + 8]);
+    }
+    for (int k = 0; k < 16; ++k) rows[k] = mixed[k];
+  }
+}
+
+#endif
+
+}  // namespace
+
+void turn_lines(const std::uint8_t* const* lines, std::int32_t count, std::int64_t size, std::uint8_t* turned) {
+  const auto line = [&](std::int32_t k) { return lines[std::min(k, count - 1)]; };
+  std::int64_t i = 0;
+#if defined(FD_X86_TARGETS)
+  for (; i + 16 <= size; i += 16) {
+    __m128i tile[16];
+    for (std::int32_t k = 0; k < 16; ++k) tile[k] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(line(k) + i));
+    turn_tile(tile);
+    for (int k = 0; k < 16; ++k) _mm_storeu_si128(reinterpret_cast<__m128i*>(turned + 16 * (i + k)), tile[k]);
+  }
+#endif
+  for (; i < size; ++i) {
+    for (std::int32_t k = 0; k < 16; ++k) turned[16 * i + k] = line(k)[i];
+  }
+}
+
+void turn_columns(const std::uint8_t* turned, std::int64_t size, std::uint8_t* const* rows, std::int32_t count) {
+  std::int64_t i = 0;
+#if defined(FD_X86_TARGETS)
+  for (; i + 16 <= size; i += 16) {
+    __m128i tile[16];
+    for (int k = 0; k < 16; ++k) tile[k] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(turned + 16 * (i + k)));
+    turn_tile(tile);
+    for (std::int32_t k = 0; k < count; ++k) _mm_storeu_si128(reinterpret_cast<__m128i*>(rows[k] + i), tile[k]);
+  }
+#endif
+  for (; i < size; ++i) {
+    for (std::int32_t k = 0; k < count; ++k) rows[k][i] = turned[16 * i + k];
+  }
+}
+
 void half_row(const float* values, std::int64_t size, Half* out) {
   std::int64_t done = 0;
 #if defined(FD_X86_TARGETS)
   static const bool has_f16c = __builtin_cpu_supports("avx") && __builtin_cpu_supports("f16c");
-  if (has_f16c) done = half_f16c(values, size, out);
+  if (has_f16c && isa_in_use() != LetterboxIsa::kScalar) done = half_f16c(values, size, out);
 #endif
   for (std::int64_t i = done; i < size; ++i) out[i] = to_half(values[i]);
 }

@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import PIL
@@ -112,10 +116,23 @@ def test_torch_library_out():
     torch.library.opcheck(torch.ops.fastdet.letterbox_out.default, (torch.zeros(1, 3, 24, 24), tensors, *args[1:]))
 
 
-def test_compiles_as_a_whole():
+def test_torch_library_compiles_as_a_whole():
     image = torch.from_numpy(picture(30, 20, 3))
     call = torch.compile(lambda x: letterbox([x], 32, stride=8)[0] * 2, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(call(image), letterbox(image, 32, stride=8)[0] * 2, rtol=0, atol=0)
+
+
+def test_torch_library_first_call_is_compiled():
+    """In a process of its own: the first call registers the operators, and may itself be traced."""
+    code = """
+import torch
+from fastdet.ops import letterbox
+call = torch.compile(lambda x: letterbox([x], 8)[0], fullgraph=True, backend="aot_eager")
+assert call(torch.zeros(4, 4, 3, dtype=torch.uint8)).shape == (1, 3, 8, 8)
+"""
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
 
 
 # ---- the libraries it stands for ----

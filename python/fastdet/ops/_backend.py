@@ -87,8 +87,7 @@ class Op:
     keeps: tuple[Any, ...] = field(default=(), repr=False)
 
     def __call__(self, *args: Any) -> Any:
-        if _bridge.torch is None and "torch" in sys.modules:
-            _attach_torch()
+        _attach_torch()
         if _bridge.torch is not None and _bridge.torch.concerns(args):
             return _bridge.torch.call(self, args)
         return self.run(*args)
@@ -115,13 +114,15 @@ _bridge = _Bridge()
 
 
 def _attach_torch() -> None:
-    from fastdet.ops import _torch
+    if _bridge.torch is None and "torch" in sys.modules:
+        from fastdet.ops import _torch
 
-    _bridge.torch = _torch.Bridge()
+        _bridge.torch = _torch.Bridge()
 
 
-# Run while torch.compile traces, this must not become part of the graph (torch._dynamo.assume_constant_result sets the
-# same mark, but would have to be imported).
+# Run while torch.compile traces, neither this nor what it asks may become part of the graph: a first call that is compiled
+# would guard on the state that it changes. (torch._dynamo.assume_constant_result sets the same mark, but would have to be
+# imported.)
 _attach_torch._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 

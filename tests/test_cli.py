@@ -198,6 +198,17 @@ def test_sources_are_never_overwritten(capfd, pictures, weights, tmp_path, monke
     assert {path.name: path.read_bytes() for path in pictures.iterdir()} == before
 
 
+@pytest.mark.parametrize(
+    "words", [["--save", "file"], ["--json", "."], ["--json", "file/a.json"], ["--trace", "file/t"]]
+)
+def test_what_cannot_be_written_is_known_before_the_work(capfd, pictures, weights, tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("mine")
+    code, out, err = call(capfd, "predict", pictures, "--weights", weights, *words)
+    assert code == 1 and out == [] and len(err) == 1 and words[1].split("/")[0] in err[0]
+    assert Path("file").read_text() == "mine"
+
+
 def test_trace(capfd, pictures, weights, tmp_path):
     code, _, err = call(capfd, "predict", pictures / "a.png", "--weights", weights, "--trace", tmp_path / "t", *SCORE)
     assert code == 0 and str(tmp_path / "t") in err[-1]

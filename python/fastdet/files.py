@@ -13,10 +13,16 @@ __all__ = ["write_atomic"]
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> Path:
     """Write ``data`` to ``path``: afterwards the file is the new one, or untouched when anything went wrong.
 
-    Missing folders are made. The data is on the disk (fsync of file and folder) before the name changes.
+    Missing folders are made. The data is on the disk (fsync of file and folder) before the name changes. A link stays
+    a link, to the new file; what is no regular file, and all of ``/dev``, is appended to as it is.
     Returns the path. Raises OSError as ``open`` does.
     """
-    path = Path(path)
+    given = path = Path(path)
+    if path.exists() and (not path.is_file() or path.is_relative_to("/dev")):
+        with open(path, "ab") as file:  # /dev/stdout may be a log, which must not lose what it holds
+            file.write(data)
+        return given
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     # The same folder, because a rename is atomic only within one file system.
     temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
@@ -35,4 +41,4 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> Path:
             os.fsync(folder)
         finally:
             os.close(folder)
-    return path
+    return given

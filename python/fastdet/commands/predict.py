@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -58,7 +59,8 @@ def run(words: list[str]) -> int:
         items = expand(list(command.sources) or default_pictures())
         saved = SavePaths(command.save, items)
     except ValueError as error:
-        parser.error(str(error))
+        parser.error(str(error).removeprefix("predict: "))
+    _make_places(command)
     detector = load(command.weights, device=command.device)
     on_stage = None
     if command.trace:
@@ -78,7 +80,7 @@ def run(words: list[str]) -> int:
         try:
             results = detector.predict(items, stream=True, on_error=on_error, on_stage=on_stage, **vars(options))
         except ValueError as error:  # of --classes, which only the weights can judge
-            parser.error(str(error))
+            parser.error(str(error).removeprefix("predict: "))
         table = Table([str(item) for item in items if isinstance(item, Path)], detector.names)
         rows: list[dict[str, Any]] = []
         ids: dict[Path, int] = {}
@@ -98,6 +100,17 @@ def run(words: list[str]) -> int:
         write_atomic(Path(command.json), (json.dumps(rows, indent=1) + "\n").encode())
     _report(command, len(items), failed, count, seconds)
     return 1 if failed else 0
+
+
+def _make_places(command: PredictCommand) -> None:
+    """Make the folders to write to, so that what cannot be written is known before the work. Raises OSError."""
+    for folder in (command.save, command.trace, command.json and os.path.dirname(command.json)):
+        if folder:
+            os.makedirs(folder, exist_ok=True)
+            if not os.access(folder, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder)
+    if command.json and os.path.isdir(command.json):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), command.json)
 
 
 def _report(command: PredictCommand, pictures: int, failed: list[ImageError], count: int, seconds: float) -> None:

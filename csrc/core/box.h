@@ -3,6 +3,8 @@
 // no +1 anywhere. Inverted boxes count as empty; the IoU with an empty box is 0.
 #pragma once
 
+#include <cstdint>
+
 #include "core/numeric.h"
 #include "core/platform.h"
 
@@ -11,6 +13,12 @@ namespace fastdet {
 struct Box {
   float x1, y1, x2, y2;
 };
+
+// A row of four corners `stride` elements apart, widened to float32.
+template <typename T>
+FD_HD Box load_box(const T* corners, std::int64_t stride) {
+  return {to_float(corners[0]), to_float(corners[stride]), to_float(corners[2 * stride]), to_float(corners[3 * stride])};
+}
 
 FD_HD float positive(float value) { return value > 0.0f ? value : 0.0f; }
 FD_HD float smaller(float a, float b) { return b < a ? b : a; }

@@ -102,11 +102,6 @@ FD_HD float load_float(const TensorView& view, std::int64_t at) {
   }
 }
 
-template <typename T>
-FD_HD Box load_box(const T* box, std::int64_t step) {
-  return {to_float(box[0]), to_float(box[step]), to_float(box[2 * step]), to_float(box[3 * step])};
-}
-
 // Rows of an image that are not padding.
 FD_HD std::int64_t load_count(const TensorView& count, std::int64_t image, std::int64_t rows) {
   const std::int64_t value = load_integer(count, image * count.stride[0]);

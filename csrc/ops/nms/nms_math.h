@@ -31,11 +31,6 @@ FD_HD bool suppresses(const Box& kept, float kept_area, const Box& box, float ar
   return iou_of(box_intersection(kept, box), kept_area, area) > threshold;
 }
 
-template <typename T>
-FD_HD Box load_box(const T* boxes, std::int64_t stride) {
-  return {to_float(boxes[0]), to_float(boxes[stride]), to_float(boxes[2 * stride]), to_float(boxes[3 * stride])};
-}
-
 FD_HD std::int64_t load_group(const TensorView& groups, std::int64_t image, std::int64_t anchor) {
   const std::int64_t at = image * groups.stride[0] + anchor * groups.stride[1];
   return groups.dtype == DType::kInt32 ? groups.as<const std::int32_t>()[at] : groups.as<const std::int64_t>()[at];

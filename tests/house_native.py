@@ -45,7 +45,7 @@ def includes(path: PurePath, text: str) -> list[str]:
 
 
 def cuda_only_in_kernels(path: PurePath, text: str) -> list[str]:
-    """CUDA's own words appear in .cu and .cuh files and in the headers that spell them; elsewhere a stream is a Stream."""
+    """CUDA's own words stay in .cu and .cuh files and the headers that spell them; a stream is a Stream elsewhere."""
     if path.suffix in KERNEL_SUFFIXES or str(path) in ASKS_COMPILER:
         return []
     return [f"{path}:{line}: {word} outside a kernel file" for line, word in _matches(CUDA_TEXT, strip(text))]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""House rules: layers, budgets, headers, documentation, completeness; each is shown to fail on a text that breaks it."""
+"""House rules: layers, budgets, headers, documentation, completeness; each is shown to fail on text that breaks it."""
 
 from __future__ import annotations
 
@@ -176,12 +176,12 @@ def test_licence_headers():
     assert header_missing("import os\n")
 
 
-# Written in pieces, so that this file does not break its own rule.
-UNFINISHED = re.compile("|".join(("TODO", "FIXME", "XXX", "HACK")))
-MACHINE = re.compile("|".join(("/work/", "/home/", "/root/", "/opt/", "index-url", "find-links")))
+# A letter in brackets keeps these patterns from finding themselves.
+UNFINISHED = re.compile("T[O]DO|FIX[M]E|X[X]X|HAC[K]")
+MACHINE = re.compile("/wor[k]/|/hom[e]/|/roo[t]/|/op[t]/|index-ur[l]|find-link[s]")
 
 
-@pytest.mark.parametrize(("pattern", "broken"), [(UNFINISHED, "# TODO: later"), (MACHINE, "open('/home/me/a')")])
+@pytest.mark.parametrize(("pattern", "broken"), [(UNFINISHED, "# {}: later"), (MACHINE, "open('{}me/a')")])
 def test_forbidden_text(pattern, broken):
     texts = [
         p
@@ -195,7 +195,7 @@ def test_forbidden_text(pattern, broken):
         for match in pattern.finditer(text)
     ]
     assert not faults, "\n".join(faults)
-    assert pattern.search(broken)
+    assert pattern.search(broken.format(re.sub(r"[\[\]]", "", pattern.pattern.split("|")[0])))
 
 
 def test_file_lengths():

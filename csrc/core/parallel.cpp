@@ -15,6 +15,8 @@
 #include <thread>
 #include <vector>
 
+#include "core/check.h"
+
 namespace fastdet {
 namespace {
 
@@ -121,9 +123,13 @@ std::shared_ptr<Pool>* pool_slot = nullptr;  // a pointer: a forked child drops 
 int chosen_threads = 0;
 
 int default_threads() {
-  if (const char* text = std::getenv("FASTDET_NUM_THREADS")) {
-    const long value = std::strtol(text, nullptr, 10);
-    if (value >= 1 && value <= 4096) return static_cast<int>(value);
+  const char* text = std::getenv("FASTDET_NUM_THREADS");
+  if (text != nullptr && *text != '\0') {
+    char* end = nullptr;
+    const long value = std::strtol(text, &end, 10);
+    FD_CHECK(*end == '\0' && value >= 1 && value <= 4096, ValueError, "FASTDET_NUM_THREADS: must be a number from 1 to 4096, got ",
+             text);
+    return static_cast<int>(value);
   }
   cpu_set_t set;
   CPU_ZERO(&set);

@@ -114,7 +114,7 @@ _bridge = _Bridge()
 
 
 def _attach_torch() -> None:
-    if _bridge.torch is None and "torch" in sys.modules:
+    if _bridge.torch is None and sys.modules.get("torch") is not None:
         from fastdet.ops import _torch
 
         _bridge.torch = _torch.Bridge()

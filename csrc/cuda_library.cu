@@ -62,6 +62,13 @@ int release(void* pointer, CudaTable::Message message) {
 int synchronize(void* stream, CudaTable::Message message) {
   return guarded(message, [&] { require(cudaStreamSynchronize(static_cast<cudaStream_t>(stream)), "waiting for a stream"); });
 }
+int read(void* host, const void* device, std::size_t bytes, void* stream, CudaTable::Message message) {
+  return guarded(message, [&] {
+    const auto on = static_cast<cudaStream_t>(stream);
+    require(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, on), "copying to the host");
+    require(cudaStreamSynchronize(on), "waiting for a stream");
+  });
+}
 
 #ifdef FASTDET_EMULATED
 constexpr std::int32_t kEmulated = 1;
@@ -72,9 +79,18 @@ constexpr const char* kDescription = FASTDET_CUDA_DESCRIPTION;
 #endif
 
 const CudaTable table = {
-    CudaTable::kAbi,   sizeof(CudaTable), kEmulated,         kDescription,
-    device_count,      current_device,    set_device, device_of_pointer,
-    allocate,          release,           synchronize,
+    CudaTable::kAbi,
+    sizeof(CudaTable),
+    kEmulated,
+    kDescription,
+    device_count,
+    current_device,
+    set_device,
+    device_of_pointer,
+    allocate,
+    release,
+    synchronize,
+    read,
     launcher<LetterboxParams, letterbox_cuda>,
     launcher<NmsParams, nms_cuda>,
     launcher<AlignedOtaParams, aligned_ota_cuda>,

@@ -33,6 +33,8 @@ struct CudaTable {
   int (*allocate)(std::size_t bytes, void** pointer, Message message);
   int (*release)(void* pointer, Message message);
   int (*synchronize)(void* stream, Message message);
+  // Copies to the host what work on `stream` has written; waits for it.
+  int (*read)(void* host, const void* device, std::size_t bytes, void* stream, Message message);
 
   Launcher<LetterboxParams> letterbox;
   Launcher<NmsParams> nms;

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "bindings/device_array.h"
 
+#include <pybind11/stl.h>
+
+#include <algorithm>
+
 #include "bindings/cuda_loader.h"
 #include "bindings/dlpack.h"
 #include "core/check.h"
@@ -29,23 +33,23 @@ struct Export {
 
 }  // namespace
 
-DeviceArray::DeviceArray(const std::vector<std::int64_t>& shape, DType dtype, int device_id)
-    : shape_(shape), dtype_(dtype), device_id_(device_id) {
-  FD_CHECK(dtype != DType::kBFloat16, TypeError, "DeviceArray: __cuda_array_interface__ has no bfloat16; ask for float32 or float16");
+DeviceArray::DeviceArray(const std::vector<std::int64_t>& shape, DType dtype, int device_id, std::shared_ptr<void> memory)
+    : shape_(shape), dtype_(dtype), device_id_(device_id), memory_(std::move(memory)) {}
+
+Loan DeviceArray::make(const std::vector<std::int64_t>& shape, DType dtype, int device_id) {
+  FD_CHECK(dtype != DType::kBFloat16, TypeError,
+           "DeviceArray: __cuda_array_interface__ has no bfloat16; ask for float32 or float16");
   std::size_t bytes = item_size(dtype);
   for (const std::int64_t extent : shape) bytes *= static_cast<std::size_t>(extent);
   const DeviceGuard guard(device_id);
   char message[CudaTable::kMessageSize];
   void* pointer = nullptr;
   if (bytes > 0 && cuda().allocate(bytes, &pointer, message) != 0) throw_cuda_error(message);
-  memory_ = std::shared_ptr<void>(pointer, [](void* memory) {
+  std::shared_ptr<void> memory(pointer, [](void* allocated) {
     char ignored[CudaTable::kMessageSize];
-    if (memory != nullptr) cuda().release(memory, ignored);
+    if (allocated != nullptr) cuda().release(allocated, ignored);
   });
-}
-
-Loan DeviceArray::make(const std::vector<std::int64_t>& shape, DType dtype, int device_id) {
-  std::unique_ptr<DeviceArray> array(new DeviceArray(shape, dtype, device_id));
+  std::unique_ptr<DeviceArray> array(new DeviceArray(shape, dtype, device_id, std::move(memory)));
   Loan loan;
   loan.view.data = array->memory_.get();
   loan.view.dtype = dtype;
@@ -60,6 +64,34 @@ Loan DeviceArray::make(const std::vector<std::int64_t>& shape, DType dtype, int 
   }
   loan.owner = py::cast(array.release(), py::return_value_policy::take_ownership);
   return loan;
+}
+
+DeviceArray DeviceArray::head(std::int64_t count) const {
+  std::vector<std::int64_t> shape = shape_;
+  shape.at(0) = count;
+  return DeviceArray(shape, dtype_, device_id_, memory_);
+}
+
+DeviceArray DeviceArray::row(std::int64_t index) const {
+  const std::vector<std::int64_t> shape(shape_.begin() + 1, shape_.end());
+  std::size_t bytes = item_size(dtype_);
+  for (const std::int64_t extent : shape) bytes *= static_cast<std::size_t>(extent);
+  char* start = static_cast<char*>(memory_.get()) + static_cast<std::size_t>(index) * bytes;
+  return DeviceArray(shape, dtype_, device_id_, std::shared_ptr<void>(memory_, start));
+}
+
+std::int64_t DeviceArray::integer() const {
+  const bool one = std::all_of(shape_.begin(), shape_.end(), [](std::int64_t extent) { return extent == 1; });
+  FD_CHECK(one && (dtype_ == DType::kInt32 || dtype_ == DType::kInt64), TypeError,
+           "DeviceArray: only one integer can be converted to int, got ", dtype_name(dtype_), ' ',
+           shape_text(shape_.data(), static_cast<int>(shape_.size())));
+  std::int64_t wide = 0;
+  std::int32_t narrow = 0;
+  const DeviceGuard guard(device_id_);
+  char message[CudaTable::kMessageSize];
+  void* host = dtype_ == DType::kInt64 ? static_cast<void*>(&wide) : &narrow;
+  if (cuda().read(host, memory_.get(), item_size(dtype_), nullptr, message) != 0) throw_cuda_error(message);
+  return dtype_ == DType::kInt64 ? wide : narrow;
 }
 
 py::dict DeviceArray::cuda_array_interface() const {
@@ -91,8 +123,9 @@ py::capsule DeviceArray::dlpack() const {
   made->managed.version = {1, 0};
   made->managed.context = made;
   made->managed.deleter = [](dlpack::ManagedVersioned* managed) { delete static_cast<Export*>(managed->context); };
-  made->managed.tensor = {memory_.get(), {dlpack::kCuda, device_id_}, static_cast<std::int32_t>(shape_.size()),
-                          {code, bits, 1},  made->shape.data(),      made->strides.data(), 0};
+  const auto ndim = static_cast<std::int32_t>(shape_.size());
+  const dlpack::Device device{dlpack::kCuda, device_id_};
+  made->managed.tensor = {memory_.get(), device, ndim, {code, bits, 1}, made->shape.data(), made->strides.data(), 0};
   return py::capsule(&made->managed, "dltensor_versioned", [](PyObject* capsule) {
     if (PyCapsule_IsValid(capsule, "dltensor_versioned") == 0) return;  // taken over by a consumer
     auto* managed = static_cast<dlpack::ManagedVersioned*>(PyCapsule_GetPointer(capsule, "dltensor_versioned"));
@@ -108,6 +141,27 @@ void bind_device_array(py::module_& module) {
                           "__cuda_array_interface__ and DLPack.")
       .def_property_readonly("shape", [](const DeviceArray& array) { return py::tuple(py::cast(array.shape())); })
       .def_property_readonly("dtype", &DeviceArray::dtype)
+      .def("__len__",
+           [](const DeviceArray& array) {
+             if (array.shape().empty()) throw py::type_error("len() of an array without axes");
+             return array.shape()[0];
+           })
+      .def("__getitem__",
+           [](const DeviceArray& array, std::int64_t index) {
+             if (array.shape().empty()) throw py::index_error("an array without axes has no rows");
+             const std::int64_t rows = array.shape()[0];
+             if (index < -rows || index >= rows) throw py::index_error();
+             return array.row(index < 0 ? index + rows : index);
+           })
+      .def("__getitem__",
+           [](const DeviceArray& array, const py::slice& slice) {
+             py::ssize_t start = 0, stop = 0, step = 0, count = 0;
+             if (array.shape().empty()) throw py::index_error("an array without axes has no rows");
+             if (!slice.compute(array.shape()[0], &start, &stop, &step, &count)) throw py::error_already_set();
+             FD_CHECK(start == 0 && step == 1, ValueError, "DeviceArray: a slice must start at 0, with step 1");
+             return array.head(count);
+           })
+      .def("__int__", &DeviceArray::integer)
       .def_property_readonly("__cuda_array_interface__", &DeviceArray::cuda_array_interface)
       .def("__dlpack__", [](const DeviceArray& array, const py::kwargs&) { return array.dlpack(); })
       .def("__dlpack_device__", &DeviceArray::dlpack_device);

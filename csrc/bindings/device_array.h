@@ -14,6 +14,12 @@ class DeviceArray {
  public:
   static Loan make(const std::vector<std::int64_t>& shape, DType dtype, int device_id);
 
+  // The first `count` rows, or one of them without its axis; both share this memory.
+  DeviceArray head(std::int64_t count) const;
+  DeviceArray row(std::int64_t index) const;
+  // The value of an array of one integer; waits for the device.
+  std::int64_t integer() const;
+
   py::dict cuda_array_interface() const;
   py::capsule dlpack() const;
   py::tuple dlpack_device() const;
@@ -21,7 +27,7 @@ class DeviceArray {
   const char* dtype() const { return dtype_name(dtype_); }
 
  private:
-  DeviceArray(const std::vector<std::int64_t>& shape, DType dtype, int device_id);
+  DeviceArray(const std::vector<std::int64_t>& shape, DType dtype, int device_id, std::shared_ptr<void> memory);
 
   std::vector<std::int64_t> shape_;
   DType dtype_;

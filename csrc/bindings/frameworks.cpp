@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "bindings/frameworks.h"
 
+#include <pybind11/stl.h>
+
 #include <memory>
 #include <mutex>
 #include <string>
@@ -44,9 +46,15 @@ dlpack::DataType dtype_to_dlpack(DType dtype) {
   }
 }
 
+// Elements are loaded whole, on every device.
+void check_aligned(const TensorView& view, const char* op, const char* name) {
+  FD_CHECK(reinterpret_cast<std::uintptr_t>(view.data) % item_size(view.dtype) == 0, ValueError, op, ": ", name,
+           " must lie at a multiple of its item size, got an address that is not; copy it first");
+}
+
 TensorView view_from_dlpack(const dlpack::Tensor& tensor, bool read_only, const char* op, const char* name) {
-  FD_CHECK(tensor.ndim <= TensorView::kMaxDims, ValueError, op, ": ", name, " has ", tensor.ndim, " dimensions, at most ",
-           TensorView::kMaxDims, " are supported");
+  FD_CHECK(tensor.ndim >= 0 && tensor.ndim <= TensorView::kMaxDims, ValueError, op, ": ", name, " has ", tensor.ndim,
+           " dimensions, at most ", TensorView::kMaxDims, " are supported");
   TensorView view;
   switch (tensor.device.type) {
     case dlpack::kCpu:
@@ -66,6 +74,7 @@ TensorView view_from_dlpack(const dlpack::Tensor& tensor, bool read_only, const 
     view.stride[i] = tensor.strides != nullptr ? tensor.strides[i] : compact;
     compact *= tensor.shape[i];
   }
+  check_aligned(view, op, name);
   return view;
 }
 
@@ -264,13 +273,20 @@ class ProtocolFramework final : public Framework {
     view.ndim = static_cast<int>(shape.size());
     const auto size = static_cast<std::int64_t>(item_size(view.dtype));
     const bool compact = !interface.contains("strides") || interface["strides"].is_none();
+    const auto strides = compact ? shape : interface["strides"].cast<std::vector<std::int64_t>>();
+    FD_CHECK(strides.size() == shape.size(), ValueError, op, ": ", name, " must have as many strides as dimensions, got ",
+             strides.size(), " and ", shape.size());
     std::int64_t next = 1;
     for (int i = view.ndim - 1; i >= 0; --i) {
       const auto k = static_cast<std::size_t>(i);
       view.shape[i] = shape[k];
-      view.stride[i] = compact ? next : interface["strides"].cast<std::vector<std::int64_t>>()[k] / size;
+      view.stride[i] = compact ? next * size : strides[k];
+      FD_CHECK(view.stride[i] % size == 0, ValueError, op, ": ", name, " must have strides that are multiples of ", size,
+               " bytes, got ", view.stride[i], "; copy it first");
+      view.stride[i] /= size;
       next *= shape[k];
     }
+    check_aligned(view, op, name);
     wait_for_producer(interface);
     loan.owner = py::reinterpret_borrow<py::object>(object);
     return loan;

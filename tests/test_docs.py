@@ -56,7 +56,7 @@ def snippets() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("name", "code"), snippets(), ids=[name for name, _ in snippets()])
 def test_python_runs(name, code, tmp_path, monkeypatch):
-    """What must not run, for want of a file or a device, is not marked as python in the page."""
+    """What cannot run here, for want of a data set or a device, is marked ``py`` in the page."""
     monkeypatch.chdir(tmp_path)
     if re.search(r"\btorch\b", code):
         pytest.importorskip("torch")

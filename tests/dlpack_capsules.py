@@ -61,7 +61,7 @@ class Producer:
         array: np.ndarray,
         *,
         version: tuple[int, int] | None = (1, 0),
-        strides: Sequence[int] | None | str = "own",
+        strides: Sequence[int] | str | None = "own",
         flags: int = 0,
         free: bool = True,
         **fields: Any,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Array exchange: every way in, what comes back, what is refused, and who owns the memory. `nms` stands for all operators."""
+"""Array exchange: every way in, what comes back, what is refused, who owns the memory. `nms` stands for all."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from dlpack_capsules import BFLOAT, CUDA, METAL, READ_ONLY, HostMemoryAsCuda, Unversioned, Versioned
 
+from dlpack_capsules import BFLOAT, CUDA, METAL, READ_ONLY, HostMemoryAsCuda, Unversioned, Versioned
 from fastdet import ops
 from fastdet.testing.ops import cuda_kind
 
@@ -113,7 +113,7 @@ def test_dtypes_this_operator_refuses(dtype):
 @pytest.mark.parametrize("shape", [(), (4,), (1, 4, 4), (1, 1, 1, 1, 1, 1, 4), (1,) * 9])
 def test_ranks(shape):
     for wrong in (np.zeros(shape, np.float32), torch.zeros(shape)):
-        with pytest.raises(ValueError, match=r"^nms: boxes (must have 2 dimensions, got \(|has \d dimensions, at most)"):
+        with pytest.raises(ValueError, match=r"^nms: boxes (must have 2 dim|has \d dimensions, at most)"):
             ops.nms(wrong, SCORES, 0.5)
 
 
@@ -294,7 +294,7 @@ def test_cuda_refusals():
         ops.nms(HostMemoryAsCuda(np.zeros((4, 4), np.complex64)), scores, 0.5)
     with pytest.raises(ValueError, match="nms: boxes has 7 dimensions"):
         ops.nms(HostMemoryAsCuda(np.zeros((1,) * 7, np.float32)), scores, 0.5)
-    with pytest.raises(ValueError, match="nms: boxes.*strides"):
+    with pytest.raises(ValueError, match=r"nms: boxes must have strides"):
         ops.nms(HostMemoryAsCuda(BOXES.copy(), strides=(18, 4)), scores, 0.5)
 
 

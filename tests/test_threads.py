@@ -26,7 +26,8 @@ def apart(n, seed=0):
 def clustered(n, seed):
     rng = np.random.default_rng(seed)
     corners = rng.uniform(0, 200, (n, 2))
-    return np.concatenate([corners, corners + rng.uniform(5, 50, (n, 2))], 1).astype(np.float32), rng.random(n, np.float32)
+    boxes = np.concatenate([corners, corners + rng.uniform(5, 50, (n, 2))], 1)
+    return boxes.astype(np.float32), rng.random(n, np.float32)
 
 
 @pytest.fixture

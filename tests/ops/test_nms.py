@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from fastdet import ops
 from fastdet.testing import run_vector, shared_dir
 from fastdet.testing.ops import VARIANTS, Case, check, check_torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 
 def boxes_and_scores(n, seed=0, size=400.0, ties=0, dtype=np.float32):

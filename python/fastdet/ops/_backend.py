@@ -73,7 +73,7 @@ class Op:
         reference: the same on NumPy arrays, in NumPy.
         fake: shapes only, for torch: takes the arguments, returns empty tensors.
         backward: ``(ctx, *grads) -> grads`` with ``setup_context`` for torch, where the operator has gradients.
-        drop_grad: results carry no gradient by their nature (indices, assignments), so inputs that require one are accepted.
+        drop_grad: results carry no gradient by their nature (indices, assignments): inputs that require one are taken.
     """
 
     name: str

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The torch half of the operators: schemas, fake kernels and gradients in torch.library, and the short way around it."""
+"""The torch half of the operators: schemas, fake kernels, gradients in torch.library, and the short way around it."""
 
 from __future__ import annotations
 

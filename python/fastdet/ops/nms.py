@@ -34,8 +34,8 @@ def nms(boxes: Any, scores: Any, iou_threshold: float) -> Any:
         iou_threshold: in [0, 1].
 
     Returns:
-        (K,) int64 indices into N, by falling score, in the kind of ``boxes``. The shape depends on the values, so a CUDA
-        call waits for the device; ``multiclass_nms`` does not.
+        (K,) int64 indices into N, by falling score, in the kind of ``boxes``. The shape depends on the values, so a
+        CUDA call waits for the device; ``multiclass_nms`` does not.
 
     Raises:
         TypeError: dtype not listed. ValueError: shapes do not agree, or the threshold lies outside [0, 1].
@@ -90,14 +90,14 @@ def multiclass_nms(
 ) -> Kept:
     """Keep the best boxes of each picture, at most ``max_det``, without waiting for the device.
 
-    Candidates are the ``max_candidates`` best (box, class) pairs whose score is greater than ``score_threshold``, visited
-    by falling score, ties by rising box and then class; one is dropped when its IoU with a kept box of the same class is
-    greater than ``iou_threshold`` (see ``nms`` for the arithmetic).
+    Candidates are the ``max_candidates`` best (box, class) pairs whose score is greater than ``score_threshold``,
+    visited by falling score, ties by rising box and then class; one is dropped when its IoU with a kept box of the same
+    class is greater than ``iou_threshold`` (see ``nms`` for the arithmetic).
 
     Args:
         boxes: (B, N, 4) corners x1, y1, x2, y2; float32, float16 or bfloat16; any strides.
-        scores: (B, N, C), one column per class, same dtypes; a transposed view is read without a copy. Pairs with a NaN or
-            infinite score, and boxes with such a coordinate, are ignored. N x C up to 2^32 - 1.
+        scores: (B, N, C), one column per class, same dtypes; a transposed view is read without a copy. Pairs with a NaN
+            or infinite score, and boxes with such a coordinate, are ignored. N x C up to 2^32 - 1.
         score_threshold: candidates with a score not greater than this are ignored.
         iou_threshold: in [0, 1].
         max_det: D, rows of the result; fixed, so the result can be captured in a CUDA graph.
@@ -111,8 +111,8 @@ def multiclass_nms(
         int32, in the kind of ``boxes``. Rows past ``count`` hold 0, label and index -1.
 
     Raises:
-        TypeError: dtype not listed. ValueError: shapes do not agree, a threshold lies outside its range, or a torch input
-        requires grad (there is none to give).
+        TypeError: dtype not listed. ValueError: shapes do not agree, a threshold lies outside its range, or a torch
+        input requires grad (there is none to give).
 
     Example:
         >>> kept = multiclass_nms(boxes, scores, iou_threshold=0.7)

@@ -50,8 +50,8 @@ class Case:
         op: the operator.
         make: returns its positional arguments, arrays as NumPy; the same ones every time.
         floats: positions of the arrays that may also be float16 or bfloat16.
-        rtol, atol: how far floating point results may lie from the reference's. Integers are always equal, and CUDA equals
-            the CPU bit for bit.
+        rtol, atol: how far floating point results may lie from the reference's. Integers are always equal, and CUDA
+            equals the CPU bit for bit.
     """
 
     name: str
@@ -81,7 +81,7 @@ def set_thread_order(order: str) -> None:
 
 
 def check(case: Case, variant: str) -> None:
-    """Run ``case`` as ``variant`` says; raise AssertionError where it differs from the reference or writes its inputs."""
+    """Run ``case`` as ``variant`` says; raise AssertionError where it differs from the reference or writes inputs."""
     kind, _, how = variant.partition("-")
     args = case.make()
     if how in ("float16", "bfloat16"):

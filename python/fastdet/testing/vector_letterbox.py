@@ -29,7 +29,7 @@ _COLUMNS = [
 
 
 def letterbox_vectors(arrays: Mapping[str, np.ndarray]) -> Arrays:
-    """Outputs of ``letterbox``: rows completed by their geometry, pixels at the places asked for, the loader's sizes."""
+    """Outputs of ``letterbox``: rows completed by their geometry, pixels at the places asked for, loader's sizes."""
     names = [str(name) for name in arrays["columns"]] if "columns" in arrays else _COLUMNS
     rows = np.zeros((len(arrays["rows"]), len(_COLUMNS)), np.int32)
     outputs: Arrays = {}

@@ -23,7 +23,7 @@ TOPK_CLASSES = 7
 def nms_scenarios(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """``<scenario>/count``, ``/anchor``, ``/rows`` for every ``<scenario>/args``; ``/rows`` of the top-k scenarios.
 
-    Boxes are compared by exact arithmetic, without a class offset; where the file has an ``exact_anchor``, that is ours.
+    Boxes are compared by exact arithmetic, without a class offset; where the file has an ``exact_anchor``, it is ours.
     """
     out: dict[str, np.ndarray] = {}
     inputs = [key.removesuffix("/pred") for key in arrays if key.endswith("/pred")]

@@ -120,9 +120,9 @@ def _attach_torch() -> None:
         _bridge.torch = _torch.Bridge()
 
 
-# Run while torch.compile traces, neither this nor what it asks may become part of the graph: a first call that is compiled
-# would guard on the state that it changes. (torch._dynamo.assume_constant_result sets the same mark, but would have to be
-# imported.)
+# Run while torch.compile traces, neither this nor what it asks may become part of the graph: a first call that is
+# compiled would guard on the state that it changes. (torch._dynamo.assume_constant_result sets the same mark, but would
+# have to be imported.)
 _attach_torch._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 

@@ -61,6 +61,11 @@ cuda-check: install ## compile every kernel for every GPU target: no warnings, n
 package-check: .venv/tools ## sdist, wheel from the sdist in a clean environment, its contents and size
 	$(BIN)/python tests/package_check.py
 
+reproduce-weights: install ## train the embedded weights again, 90 minutes: make reproduce-weights DATA=folder/of/bccd
+	@test -f "$(DATA)/annotations/instances_train.json" || { echo "DATA must be BCCD in COCO format" >&2; exit 1; }
+	MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=500000000 $(BIN)/fastdet train \
+		--config python/fastdet/weights/damo-yolo-ns-bccd.json --data "$(DATA)"
+
 wheel: .venv/tools ## dist/*.whl for this machine; CUDA with make wheel FASTDET_CUDA=AUTO
 	$(BIN)/python -m build --wheel
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from fastdet.arguments import Parser, add_arguments, build_config
 from fastdet.detections import SAVE_SUFFIXES, Detections
-from fastdet.detector import PredictOptions, default_pictures, load
+from fastdet.detector import WEIGHTS, PredictOptions, default_pictures, load
 from fastdet.files import write_atomic
 from fastdet.progress import Progress
 from fastdet.sources import ImageError, expand
@@ -81,7 +81,7 @@ def run(words: list[str]) -> int:
             results = detector.predict(items, stream=True, on_error=on_error, on_stage=on_stage, **vars(options))
         except ValueError as error:  # of --classes, which only the weights can judge
             parser.error(str(error).removeprefix("predict: "))
-        table = Table([str(item) for item in items if isinstance(item, Path)], detector.names)
+        table = Table([_shown(item) for item in items if isinstance(item, Path)], detector.names)
         rows: list[dict[str, Any]] = []
         ids: dict[Path, int] = {}
         for number, item in enumerate(items):
@@ -126,6 +126,11 @@ def _report(command: PredictCommand, pictures: int, failed: list[ImageError], co
     print(line, file=sys.stderr, flush=True)
 
 
+def _shown(path: Path | None) -> str:
+    """``path`` as it was given; of the pictures in the package the name alone."""
+    return path.name if path is not None and path.parent == WEIGHTS else str(path)
+
+
 class Table:
     """Detections as aligned lines, the widths fixed by what can come; the head comes with the first ones."""
 
@@ -141,9 +146,9 @@ class Table:
             lines.append(self._line("picture", "class", "score", "x1", "y1", "x2", "y2"))
             self.begun = True
         if not len(found):
-            lines.append(self._line(str(found.path), "-", "-", *"----"))
+            lines.append(self._line(_shown(found.path), "-", "-", *"----"))
         for box, score, _, name in found:
-            lines.append(self._line(str(found.path), name, f"{score:.2f}", *(f"{side:.1f}" for side in box)))
+            lines.append(self._line(_shown(found.path), name, f"{score:.2f}", *(f"{side:.1f}" for side in box)))
         return lines
 
     def _line(self, picture: str, name: str, score: str, *sides: str) -> str:

@@ -96,6 +96,25 @@ class LinearResizer {
   std::int32_t held_[2] = {-1, -1};
 };
 
+// A picture that has its size already: both modes give back its pixels.
+class Unpacker {
+ public:
+  explicit Unpacker(const LetterboxPicture& picture)
+      : p_(picture),
+        channels_(picture.channel_stride == 0 ? 1 : 3),
+        pixels_(static_cast<std::size_t>(std::int64_t{channels_} * picture.width)) {}
+
+  const std::uint8_t* row(std::int32_t y) {
+    unpack_row(p_.data + y * p_.row_stride, p_.width, p_.pixel_stride, p_.channel_stride, channels_, pixels_.data(), p_.width);
+    return pixels_.data();
+  }
+
+ private:
+  const LetterboxPicture& p_;
+  std::int32_t channels_;
+  std::vector<std::uint8_t> pixels_;  // [channels, width]
+};
+
 // ---- results ----
 
 // Writes rows of the result: padding and normalised pixels, in the layout asked for.
@@ -184,7 +203,9 @@ void write_batch(const LetterboxParams& params, const std::vector<Tables>& table
           const std::int64_t first = begin - image * height, last = std::min(height, first + end - begin);
           const LetterboxPicture& p = params.pictures[image];
           const Tables& t = tables[static_cast<std::size_t>(image)];
-          if (params.mode == LetterboxMode::kCv2) {
+          if (p.height == p.new_height && p.width == p.new_width) {
+            write_rows(writer, p, image, first, last, width, Unpacker(p));
+          } else if (params.mode == LetterboxMode::kCv2) {
             write_rows(writer, p, image, first, last, width, LinearResizer(p, t.linear));
           } else {
             const bool vertical_first =

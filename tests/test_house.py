@@ -267,3 +267,13 @@ def test_public_functions_tell_their_arguments(name):
     )
     missing = [p for p in inspect.signature(getattr(ops, name)).parameters if not re.search(rf"\b{p}\b", doc)]
     assert not missing, f"the docstring of fastdet.ops.{name} says nothing of {missing}"
+
+
+def test_types_of_the_extension_are_complete():
+    from fastdet import _core
+
+    stub = (PACKAGE / "_core.pyi").read_text()
+    declared = set(re.findall(r"^(?:def|class) (\w+)", stub, flags=re.M))
+    assert declared == {name for name in dir(_core) if not name.startswith("_")}
+    methods = set(re.findall(r"^    def (\w+)", stub, flags=re.M))
+    assert methods <= set(dir(_core.DeviceArray))

@@ -150,9 +150,10 @@ def aligned_ota_assign_reference(
             order = np.lexsort((pairs.cost[:, g], ~pairs.inside[:, g]))
             taken[order[: pairs.dynamic_k[g]], g] = True
         for i in np.nonzero(taken.any(axis=1))[0]:
-            g = np.lexsort((pairs.cost[i], ~pairs.inside[i]))[0] if taken[i].sum() > 1 else np.argmax(taken[i])
-            a = pairs.index[i]
-            matched[b, a], labels[b, a], label_scores[b, a] = rows[g], gt_labels[b, rows[g]], pairs.iou[i, g]
+            best = np.lexsort((pairs.cost[i], ~pairs.inside[i]))[0] if taken[i].sum() > 1 else np.argmax(taken[i])
+            a = pairs.priors[i]
+            matched[b, a], labels[b, a] = rows[best], gt_labels[b, rows[best]]
+            label_scores[b, a] = pairs.iou[i, best]
     return matched, labels, label_scores, (matched >= 0).sum(axis=1).astype(np.int32)
 
 
@@ -189,15 +190,15 @@ def aligned_ota_cost_reference(
             class_weight,
             iou_weight,
         )
-        at = np.ix_(pairs.index, rows)
+        at = np.ix_(pairs.priors, rows)
         cost[b][at], iou[b][at], inside[b][at] = pairs.cost, pairs.iou, pairs.inside
-        valid[b, pairs.index] = True
+        valid[b, pairs.priors] = True
         dynamic_k[b, rows] = pairs.dynamic_k
     return cost, iou, inside, valid, dynamic_k
 
 
 class _Pairs(NamedTuple):
-    index: np.ndarray  # [n] valid priors, rising
+    priors: np.ndarray  # [n] the valid ones, rising
     cost: np.ndarray  # [n, G]
     iou: np.ndarray  # [n, G]
     inside: np.ndarray  # [n, G]

@@ -196,9 +196,15 @@ def _version(name: str) -> str | None:
 
 
 def _commit() -> str:
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    done = subprocess.run(command, cwd=Path(__file__).parent, text=True, capture_output=True)
-    return done.stdout.strip() or "unknown"
+    """The commit, marked where what is measured differs from it; results and pages may."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parents[1]), *words]
+        return subprocess.run(command, text=True, capture_output=True).stdout.strip()
+
+    measured = ("csrc", "python", "CMakeLists.txt", "benchmarks/ops", "benchmarks/harness.py")
+    dirty = "-dirty" if git("status", "--porcelain", "--", *measured) else ""
+    return (git("rev-parse", "--short=10", "HEAD") or "unknown") + dirty
 
 
 def _status_bytes(field: str) -> int:

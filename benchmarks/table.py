@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the tables of README.md (chosen rows) and benchmarks/README.md (all rows) from benchmarks/results/*.json.
+
+``python benchmarks/table.py`` rewrites what stands between the lines ``<!-- table -->`` and ``<!-- end of table -->``;
+``--check`` changes nothing and exits with 1 if a page is not what the results say.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+BEGIN, END = "<!-- table -->\n", "<!-- end of table -->\n"
+# Rows of the README: result file and the beginning of the setting's name.
+CHOSEN = (
+    ("letterbox", "1080p to 640, float32"),
+    ("letterbox", "1080p to 640, uint8"),
+    ("nms", "8400 random boxes"),
+    ("multiclass_nms", "validation"),
+    ("aligned_ota", "8400 priors, 80 classes, 50 boxes"),
+)
+
+
+def read_results() -> dict[str, dict[str, Any]]:
+    """Stem of the file -> its content."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
+
+
+def row(record: dict[str, Any], setting: str) -> str:
+    """One line: operator, setting, our median, each peer's median with the ratio."""
+    figures = record["settings"][setting]
+    ours, *peers = figures["milliseconds"]
+    cells = [
+        f"{name} {milliseconds(figures['milliseconds'][name]['median'])} (**{figures['ratio'][name]:.1f}×**)"
+        for name in peers
+    ]
+    mine = milliseconds(figures["milliseconds"][ours]["median"])
+    memory = figures.get("peak_memory", {})
+    if memory:
+        sizes = ", ".join(f"{name} {memory[name] / 2**20:.3g} MiB" for name in (ours, *peers))
+        setting += f"; peak memory: {sizes}"
+    return f"| `{record['op']}` | {setting} | {mine} | {', '.join(cells)} |"
+
+
+def milliseconds(value: float) -> str:
+    """Three significant digits."""
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
+def table(rows: list[str]) -> str:
+    """A Markdown table of rows."""
+    head = "| operator | setting | fastdet, ms | peer, ms (peer / fastdet) |\n|---|---|---|---|\n"
+    return head + "".join(f"{line}\n" for line in rows)
+
+
+def machines(results: dict[str, dict[str, Any]]) -> str:
+    """One sentence per machine and software that the figures come from."""
+    found = []
+    for record in results.values():
+        m = record["machine"]
+        versions = ", ".join(f"{name} {version}" for name, version in m["versions"].items())
+        place = f"{m['gpu']}, {m['cuda']}; {m['cpu']}" if "gpu" in m else m["cpu"]
+        threads = f"{m['fastdet_threads']} threads each" if m["fastdet_threads"] > 1 else "1 thread each"
+        sentence = f"{place}, {threads}; {versions}; Python {m['python']}; commit {m['commit']}."
+        if sentence not in found:
+            found.append(sentence)
+    return " ".join(found)
+
+
+def chosen(results: dict[str, dict[str, Any]]) -> str:
+    """The README's table; rows without a result are left out."""
+    rows, used = [], {}
+    for stem, beginning in CHOSEN:
+        settings = [s for s in results.get(stem, {}).get("settings", ()) if s.startswith(beginning)]
+        if settings:
+            rows.append(row(results[stem], settings[0]))
+            used[stem] = results[stem]
+    return table(rows) + "\n" + machines(used) + "\n"
+
+
+def everything(results: dict[str, dict[str, Any]]) -> str:
+    """All rows, file by file, each with its machine."""
+    parts = []
+    for stem, record in results.items():
+        rows = [row(record, setting) for setting in record["settings"]]
+        parts.append(f"### {stem}\n\n{table(rows)}\n{machines({stem: record})}\n")
+    return "\n".join(parts)
+
+
+def updated(text: str, content: str) -> str:
+    """``text`` with ``content`` between the two marks."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{content}\n{END}{after}"
+
+
+def main() -> int:
+    """Rewrite or check both pages; returns the exit code."""
+    results = read_results()
+    stale = 0
+    for path, content in ((ROOT / "README.md", chosen), (ROOT / "benchmarks" / "README.md", everything)):
+        text = path.read_text()
+        new = updated(text, content(results))
+        if new != text:
+            stale += 1
+            if "--check" not in sys.argv[1:]:
+                path.write_text(new)
+    return 1 if stale and "--check" in sys.argv[1:] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

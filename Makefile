@@ -47,6 +47,8 @@ lint: .venv/tools ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(if $(CPP),$(BIN)/clang-format --dry-run -Werror $(CPP))
+	$(if $(CPP),$(BIN)/codespell $$(git ls-files))
 
 bench: install ## time against peers, interleaved; writes benchmarks/results/ and the README's table
 	FASTDET_BENCH_SAVE=1 $(BIN)/python -m pytest benchmarks $(ARGS)

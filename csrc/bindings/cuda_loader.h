@@ -8,8 +8,8 @@
 
 namespace fastdet::bindings {
 
-// Opens the library once: FASTDET_CUDA_LIB, else the one for the driver in the package's lib folder. Throws RuntimeError saying what
-// is missing; the next call tries again.
+// Opens the library once: FASTDET_CUDA_LIB, else the one for the driver in the package's lib folder. Throws RuntimeError saying
+// what is missing; the next call tries again.
 const CudaTable& cuda();
 // Whether cuda() would succeed with at least one device.
 bool cuda_available(std::string* why);

@@ -61,7 +61,8 @@ TensorView view_from_dlpack(const dlpack::Tensor& tensor, bool read_only, const 
     case dlpack::kCudaHost: view.device = Device::kCpu; break;
     case dlpack::kCuda:
     case dlpack::kCudaManaged: view.device = Device::kCuda; break;
-    default: throw TypeError(concat(op, ": ", name, " lies on DLPack device type ", tensor.device.type, "; CPU and CUDA are supported"));
+    default:
+      throw TypeError(concat(op, ": ", name, " lies on DLPack device type ", tensor.device.type, "; CPU and CUDA are supported"));
   }
   view.device_id = view.device == Device::kCuda ? tensor.device.id : 0;
   view.dtype = dtype_from_dlpack(tensor.dtype, op, name);
@@ -86,8 +87,8 @@ class NumpyFramework final : public Framework {
     Loan loan;
     loan.view.dtype = dtype_of(array.dtype(), op, name);
     const auto size = static_cast<py::ssize_t>(item_size(loan.view.dtype));
-    FD_CHECK(array.ndim() <= TensorView::kMaxDims, ValueError, op, ": ", name, " has ", array.ndim(),
-             " dimensions, at most ", TensorView::kMaxDims, " are supported");
+    FD_CHECK(array.ndim() <= TensorView::kMaxDims, ValueError, op, ": ", name, " has ", array.ndim(), " dimensions, at most ",
+             TensorView::kMaxDims, " are supported");
     bool regular = reinterpret_cast<std::uintptr_t>(array.data()) % static_cast<std::uintptr_t>(size) == 0;
     for (py::ssize_t i = 0; i < array.ndim(); ++i) regular = regular && array.strides(i) % size == 0;
     // Fields of records and byte-shifted buffers cannot be addressed in elements: work on a copy.

@@ -24,9 +24,7 @@ FD_HD float positive(float value) { return value > 0.0f ? value : 0.0f; }
 FD_HD float smaller(float a, float b) { return b < a ? b : a; }
 FD_HD float larger(float a, float b) { return a < b ? b : a; }
 
-FD_HD bool box_finite(const Box& box) {
-  return is_finite(box.x1) && is_finite(box.y1) && is_finite(box.x2) && is_finite(box.y2);
-}
+FD_HD bool box_finite(const Box& box) { return is_finite(box.x1) && is_finite(box.y1) && is_finite(box.x2) && is_finite(box.y2); }
 
 FD_HD float box_area(const Box& box) { return positive(box.x2 - box.x1) * positive(box.y2 - box.y1); }
 
@@ -36,9 +34,7 @@ FD_HD float box_intersection(const Box& a, const Box& b) {
 
 // intersection / union by division, in this order of operations: the quotient is compared as it is, never rearranged into a
 // product, because the two forms round differently. NaN (0 / 0) compares false with every threshold.
-FD_HD float iou_of(float intersection, float area_a, float area_b) {
-  return intersection / (area_a + area_b - intersection);
-}
+FD_HD float iou_of(float intersection, float area_a, float area_b) { return intersection / (area_a + area_b - intersection); }
 
 FD_HD float box_iou(const Box& a, const Box& b) {
   const float intersection = box_intersection(a, b);

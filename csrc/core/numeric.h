@@ -82,9 +82,7 @@ FD_HD std::uint32_t order_key(float value) {
   const std::uint32_t bits = bit_cast<std::uint32_t>(value + 0.0f);
   return (bits & 0x80000000u) != 0u ? ~bits : bits | 0x80000000u;
 }
-FD_HD float order_key_value(std::uint32_t key) {
-  return bit_cast<float>((key & 0x80000000u) != 0u ? key & 0x7fffffffu : ~key);
-}
+FD_HD float order_key_value(std::uint32_t key) { return bit_cast<float>((key & 0x80000000u) != 0u ? key & 0x7fffffffu : ~key); }
 
 // The largest float not above `value`: `x > round_down(t)` in float decides exactly as `double(x) > t`.
 inline float round_down(double value) {

@@ -39,7 +39,7 @@ struct Job {
       const std::int64_t i = next.fetch_add(1, std::memory_order_relaxed);
       if (i >= pieces) return;
       try {
-        (*body)(i * piece, std::min(n, (i + 1) * piece));
+        body->operator()(i * piece, std::min(n, (i + 1) * piece));
       } catch (...) {
         const std::lock_guard<std::mutex> lock(mutex);
         if (!error) error = std::current_exception();
@@ -127,8 +127,8 @@ int default_threads() {
   if (text != nullptr && *text != '\0') {
     char* end = nullptr;
     const long value = std::strtol(text, &end, 10);
-    FD_CHECK(*end == '\0' && value >= 1 && value <= 4096, ValueError, "FASTDET_NUM_THREADS: must be a number from 1 to 4096, got ",
-             text);
+    FD_CHECK(*end == '\0' && value >= 1 && value <= 4096, ValueError,
+             "FASTDET_NUM_THREADS: must be a number from 1 to 4096, got ", text);
     return static_cast<int>(value);
   }
   cpu_set_t set;

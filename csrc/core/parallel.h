@@ -11,9 +11,9 @@ namespace fastdet {
 int num_threads();
 void set_num_threads(int count);
 
-// Runs body(begin, end) over [0, n) in pieces of at least `grain` (>= 1) items; returns when all are done. Pieces are disjoint and
-// cover the range; which thread runs one is not specified. Calls from inside a body run serially. The first exception is rethrown.
-// No thread exists before the first call that can use one; a forked child starts afresh.
+// Runs body(begin, end) over [0, n) in pieces of at least `grain` (>= 1) items; returns when all are done. Pieces are disjoint
+// and cover the range; which thread runs one is not specified. Calls from inside a body run serially. The first exception is
+// rethrown. No thread exists before the first call that can use one; a forked child starts afresh.
 void parallel_for(std::int64_t n, std::int64_t grain, const std::function<void(std::int64_t, std::int64_t)>& body);
 
 }  // namespace fastdet

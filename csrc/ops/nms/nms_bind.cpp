@@ -36,8 +36,8 @@ char* run_nms(Call& call, NmsParams& params, std::size_t extra = 0) {
   return behind;
 }
 
-// nms and batched_nms. On the host: the int64 indices kept. On a device, where their number is not known here: all N indices, kept
-// ones first, and the number.
+// nms and batched_nms. On the host: the int64 indices kept. On a device, where their number is not known here: all N indices,
+// kept ones first, and the number.
 py::object nms(const char* op, py::handle boxes, py::handle scores, py::handle idxs, double iou_threshold,
                const std::string& backend) {
   Call call(op, backend);

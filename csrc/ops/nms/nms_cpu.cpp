@@ -136,8 +136,7 @@ class Walk {
 
 // Workspace of one image, in this order.
 struct Layout {
-  explicit Layout(const NmsParams& p)
-      : keys(p.candidates() + 1), labels(p.anchors()), kept(std::min(p.max_det, p.selected())) {}
+  explicit Layout(const NmsParams& p) : keys(p.candidates() + 1), labels(p.anchors()), kept(std::min(p.max_det, p.selected())) {}
 
   std::size_t bytes() const {
     const auto padded = [](std::int64_t n) { return static_cast<std::size_t>((n + 15) / 16 * 16); };
@@ -267,9 +266,7 @@ void suppress_groups(const NmsParams& p, char* memory) {
 
 }  // namespace
 
-std::size_t nms_cpu_workspace_bytes(const NmsParams& p) {
-  return static_cast<std::size_t>(p.images()) * Layout(p).bytes();
-}
+std::size_t nms_cpu_workspace_bytes(const NmsParams& p) { return static_cast<std::size_t>(p.images()) * Layout(p).bytes(); }
 
 void nms_cpu(const NmsParams& p) {
   char* memory = static_cast<char*>(p.workspace);

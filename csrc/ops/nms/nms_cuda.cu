@@ -95,8 +95,9 @@ void nms_cuda(const NmsParams& p, Stream stream) {
   for (std::int64_t first = 0; first < p.images(); first += kMostImages) {
     const std::int64_t count = p.images() - first < kMostImages ? p.images() - first : kMostImages;
     NmsParams part = p;
-    for (TensorView NmsParams::*array : {&NmsParams::boxes, &NmsParams::scores, &NmsParams::groups, &NmsParams::out_boxes,
-                                         &NmsParams::out_scores, &NmsParams::out_labels, &NmsParams::out_index, &NmsParams::out_count}) {
+    for (TensorView NmsParams::* array :
+         {&NmsParams::boxes, &NmsParams::scores, &NmsParams::groups, &NmsParams::out_boxes, &NmsParams::out_scores,
+          &NmsParams::out_labels, &NmsParams::out_index, &NmsParams::out_count}) {
       part.*array = images_of(p.*array, first, count);
     }
     part.workspace = static_cast<char*>(p.workspace) + first * nms_layout(p).bytes();

@@ -12,7 +12,7 @@
 namespace fastdet {
 
 constexpr int kNmsThreads = 256;
-constexpr int kNmsBlocks = 4;  // wanted on a multiprocessor; by itself ptxas aims at eight and spills for it (sm_90, sm_100)
+constexpr int kNmsBlocks = 4;   // wanted on a multiprocessor; by itself ptxas aims at eight and spills for it (sm_90, sm_100)
 constexpr int kNmsChunk = 128;  // candidates the walk decides at once
 
 // Everything a kernel needs, by value.

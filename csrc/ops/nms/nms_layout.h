@@ -10,16 +10,16 @@
 
 namespace fastdet {
 
-constexpr int kNmsRun = 2048;         // keys sorted by one block
-constexpr int kNmsTile = 2048;        // candidates looked at by one block
-constexpr int kNmsBins = 2048;        // histogram of 11 bits of the score key
-constexpr int kNmsHistograms = 3;     // 11 + 11 + 10 bits
+constexpr int kNmsRun = 2048;      // keys sorted by one block
+constexpr int kNmsTile = 2048;     // candidates looked at by one block
+constexpr int kNmsBins = 2048;     // histogram of 11 bits of the score key
+constexpr int kNmsHistograms = 3;  // 11 + 11 + 10 bits
 
 struct NmsLayout {
-  std::int64_t runs;      // sorted runs; keys are padded to a whole number of them
-  std::int64_t tiles;     // tiles of candidates
-  std::int64_t anchors;   // best-class mode: one key and label each
-  std::int64_t kept;      // rows of the kept list
+  std::int64_t runs;     // sorted runs; keys are padded to a whole number of them
+  std::int64_t tiles;    // tiles of candidates
+  std::int64_t anchors;  // best-class mode: one key and label each
+  std::int64_t kept;     // rows of the kept list
 
   // Offsets in bytes of one image's slice; every part is a multiple of 16.
   FD_HD static std::int64_t padded(std::int64_t bytes) { return (bytes + 15) / 16 * 16; }
@@ -38,8 +38,8 @@ struct NmsLayout {
 
 inline NmsLayout nms_layout(const NmsParams& p) {
   const std::int64_t selected = p.selected();
-  return {ceil_div(selected, std::int64_t{kNmsRun}), ceil_div(p.candidates(), std::int64_t{kNmsTile}), p.multi_label ? 0 : p.anchors(),
-          p.max_det < selected ? p.max_det : selected};
+  return {ceil_div(selected, std::int64_t{kNmsRun}), ceil_div(p.candidates(), std::int64_t{kNmsTile}),
+          p.multi_label ? 0 : p.anchors(), p.max_det < selected ? p.max_det : selected};
 }
 
 }  // namespace fastdet

@@ -43,7 +43,8 @@ void mark_finite(const Scan& scan, std::int32_t* finite) {
   });
 }
 
-// Appends the keys of one tile that pass: anchor + j * anchor_step is the anchor of element j, its number advances by number_step.
+// Appends the keys of one tile that pass: anchor + j * anchor_step is the anchor of element j, its number advances by
+// number_step.
 FD_HD std::int64_t append_tile(const Scan& scan, const std::uint32_t* tile, std::int64_t size, std::int64_t anchor,
                                std::int64_t anchor_step, std::uint32_t number, std::uint32_t number_step, std::int64_t count) {
   std::uint32_t most = 0;
@@ -70,7 +71,8 @@ FD_TARGET_CLONES std::int64_t collect_pairs(const Scan& scan, const T* scores) {
       for (std::int64_t c = 0; c < scan.columns; c += kTile) {
         const std::int64_t size = std::min(kTile, scan.columns - c);
         keys_of(scores + n * step_n + c * step_c, step_c, size, tile);
-        count = append_tile(scan, tile, size, n, 0, static_cast<std::uint32_t>(n) * columns + static_cast<std::uint32_t>(c), 1, count);
+        count = append_tile(scan, tile, size, n, 0, static_cast<std::uint32_t>(n) * columns + static_cast<std::uint32_t>(c), 1,
+                            count);
       }
     }
     return count;
@@ -79,7 +81,8 @@ FD_TARGET_CLONES std::int64_t collect_pairs(const Scan& scan, const T* scores) {
     for (std::int64_t n = 0; n < scan.anchors; n += kTile) {
       const std::int64_t size = std::min(kTile, scan.anchors - n);
       keys_of(scores + n + c * step_c, 1, size, tile);
-      count = append_tile(scan, tile, size, n, 1, static_cast<std::uint32_t>(n) * columns + static_cast<std::uint32_t>(c), columns, count);
+      count = append_tile(scan, tile, size, n, 1, static_cast<std::uint32_t>(n) * columns + static_cast<std::uint32_t>(c),
+                          columns, count);
     }
   }
   return count;

@@ -9,11 +9,11 @@ namespace fastdet {
 struct NmsChunk {
   Box box[kNmsChunk];
   float area[kNmsChunk];
-  std::int64_t label[kNmsChunk];       // class or group, what decides who competes; 0 for everybody when nobody is told apart
+  std::int64_t label[kNmsChunk];  // class or group, what decides who competes; 0 for everybody when nobody is told apart
   std::uint64_t key[kNmsChunk];
-  std::uint32_t alive[4];              // candidates not yet fallen, one bit each
-  std::uint32_t falls[kNmsChunk][4];   // later candidates that fall when this one is kept
-  std::int32_t kept[kNmsChunk];        // numbers inside the chunk of those kept, in order
+  std::uint32_t alive[4];             // candidates not yet fallen, one bit each
+  std::uint32_t falls[kNmsChunk][4];  // later candidates that fall when this one is kept
+  std::int32_t kept[kNmsChunk];       // numbers inside the chunk of those kept, in order
   std::int32_t kept_count;
 };
 
@@ -21,7 +21,8 @@ constexpr int kNmsSlices = kNmsThreads / kNmsChunk;
 
 // Loads candidates [begin, begin + kNmsChunk); returns whether any is left.
 template <typename TBox>
-FD_D bool nms_load_chunk(const NmsTask& task, std::int64_t image, const std::uint64_t* keys, std::int64_t begin, NmsChunk* chunk) {
+FD_D bool nms_load_chunk(const NmsTask& task, std::int64_t image, const std::uint64_t* keys, std::int64_t begin,
+                         NmsChunk* chunk) {
   const int t = static_cast<int>(threadIdx.x);
   if (t < 4) chunk->alive[t] = 0u;
   __syncthreads();
@@ -73,7 +74,8 @@ FD_D void nms_against_itself(const NmsTask& task, NmsChunk* chunk) {
       for (int bit = 0; bit < 32; ++bit) {
         const int later = 32 * word + bit;
         if (later <= candidate || chunk->key[later] == 0u || chunk->label[later] != chunk->label[candidate]) continue;
-        if (suppresses(chunk->box[candidate], chunk->area[candidate], chunk->box[later], chunk->area[later], task.iou_threshold)) {
+        if (suppresses(chunk->box[candidate], chunk->area[candidate], chunk->box[later], chunk->area[later],
+                       task.iou_threshold)) {
           falls |= 1u << bit;
         }
       }
@@ -100,7 +102,8 @@ FD_D void nms_resolve(NmsChunk* chunk, std::int64_t room) {
   __syncthreads();
 }
 
-FD_D void nms_write_row(const NmsTask& task, std::int64_t at, const Box& box, float score, std::int32_t label, std::int64_t anchor) {
+FD_D void nms_write_row(const NmsTask& task, std::int64_t at, const Box& box, float score, std::int32_t label,
+                        std::int64_t anchor) {
   if (task.out_boxes.data != nullptr) task.out_boxes.as<Box>()[at] = box;
   if (task.out_scores.data != nullptr) task.out_scores.as<float>()[at] = score;
   if (task.out_labels.data != nullptr) task.out_labels.as<std::int32_t>()[at] = label;

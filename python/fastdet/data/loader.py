@@ -9,10 +9,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from fastdet.data.augment import Augmentation, Sample, augment
 from fastdet.data.coco import CocoDataset, DataError, Picture
+from fastdet.image_files import ImageError, read_image
 
 ORDER_STREAM = 2**32 - 1  # sub-stream of the epoch's order, no index of a picture
 
@@ -54,10 +55,9 @@ class PictureCache:
 def read_picture(picture: Picture) -> Image.Image:
     """Decode to RGB, turned as its EXIF says. Raises DataError when it is unreadable or not of the declared size."""
     try:
-        with Image.open(picture.path) as opened:
-            image = ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{picture.path}: cannot be decoded: {error}") from error
+        image = Image.fromarray(read_image(picture.path))
+    except ImageError as error:
+        raise DataError(f"{picture.path}: cannot be decoded: {error.reason}") from error
     if image.size != (picture.width, picture.height):
         raise DataError(
             f"{picture.path}: is {image.width} x {image.height} pixels, "

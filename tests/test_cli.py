@@ -55,7 +55,13 @@ def start(*words, **options):
     """The command in a process of its own."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "FASTDET_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
-    return subprocess.Popen([sys.executable, "-m", "fastdet", *map(str, words)], **{**pipes, **options})
+    command = [sys.executable, "-m", "fastdet", *map(str, words)]
+    # A suite started in the background ignores SIGINT, and so would every process it starts.
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(command, **{**pipes, **options})
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 @pytest.mark.parametrize("command", [None, *COMMANDS])

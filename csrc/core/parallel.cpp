@@ -13,6 +13,7 @@
 #include <memory>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "core/check.h"
@@ -53,7 +54,8 @@ struct Job {
   void wait() {
     std::unique_lock<std::mutex> lock(mutex);
     done.wait(lock, [this] { return finished.load(std::memory_order_acquire) == pieces; });
-    if (error) std::rethrow_exception(error);
+    // Taken out of the job: a late worker may be the one to destroy that, and must not release what the caller still reads.
+    if (std::exception_ptr raised = std::exchange(error, nullptr)) std::rethrow_exception(raised);
   }
 };
 

@@ -26,4 +26,11 @@ decltype(auto) dispatch_float(DType dtype, Visit&& visit) {
   }
 }
 
+// The same with float64, for operators that have gradients and are checked in it.
+template <typename Visit>
+decltype(auto) dispatch_float_or_double(DType dtype, Visit&& visit) {
+  if (dtype == DType::kFloat64) return std::forward<Visit>(visit)(TypeTag<double>{});
+  return dispatch_float(dtype, std::forward<Visit>(visit));
+}
+
 }  // namespace fastdet

@@ -75,6 +75,36 @@ FD_HD Half from_float<Half>(float value) {
   return to_half(value);
 }
 
+// What arithmetic on a storage type happens in: double for double, float for the others; widen and narrow lead there and back.
+template <typename T>
+struct Arithmetic {
+  using type = float;
+};
+template <>
+struct Arithmetic<double> {
+  using type = double;
+};
+template <typename T>
+using ArithmeticOf = typename Arithmetic<T>::type;
+
+template <typename T>
+FD_HD ArithmeticOf<T> widen(T value) {
+  return to_float(value);
+}
+template <>
+FD_HD double widen<double>(double value) {
+  return value;
+}
+template <typename T>
+FD_HD T narrow(ArithmeticOf<T> value) {
+  return from_float<T>(value);
+}
+template <>
+FD_HD double narrow<double>(double value) {
+  return value;
+}
+
+FD_HD bool is_finite(double value) { return (bit_cast<std::uint64_t>(value) & 0x7ff0000000000000u) != 0x7ff0000000000000u; }
 FD_HD bool is_finite(float value) { return (bit_cast<std::uint32_t>(value) & 0x7f800000u) != 0x7f800000u; }
 
 // Order-preserving key of a float that is not NaN: a < b as numbers exactly when key(a) < key(b); -0 and +0 share one key.

@@ -62,9 +62,27 @@ def cuda_available() -> tuple[bool, str]:
     return bool(available), str(why)
 
 
+def keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    """The usual ``setup_context``: all inputs, for ``kept_inputs`` in ``backward``."""
+    is_array = [hasattr(a, "shape") for a in inputs]
+    ctx.save_for_backward(*(a for a, array in zip(inputs, is_array) if array))
+    ctx.kept = [None if array else a for a, array in zip(inputs, is_array)]
+    ctx.kept_arrays = is_array
+
+
+def kept_inputs(ctx: Any) -> list[Any]:
+    """The inputs of the forward operator, as ``keep_inputs`` has kept them."""
+    saved = iter(ctx.saved_tensors)
+    return [next(saved) if array else a for a, array in zip(ctx.kept, ctx.kept_arrays)]
+
+
 @dataclass(frozen=True)
 class Op:
     """One operator. Positional arguments only, in the order of ``schema``; results as the native function returns them.
+
+    A differentiable operator has its gradient in an ``Op`` of its own, ``<name>_backward``, so that it is compiled,
+    traced and tested like any other; ``backward`` only calls that one. It gets a gradient for every result (zeros where
+    none came, any strides), and ``ctx.needs_input_grad``.
 
     Attributes:
         name: its name everywhere.
@@ -72,8 +90,11 @@ class Op:
         native: the function of the extension; takes the backend as an additional last argument.
         reference: the same on NumPy arrays, in NumPy.
         fake: shapes only, for torch: takes the arguments, returns empty tensors.
-        backward: ``(ctx, *grads) -> grads`` with ``setup_context`` for torch, where the operator has gradients.
+        backward: ``(ctx, *grads) -> grads``, one per argument, None for what has none.
+        setup_context: what ``backward`` finds in ``ctx``; the default keeps the inputs for ``kept_inputs``.
         drop_grad: results carry no gradient by their nature (indices, assignments): inputs that require one are taken.
+        dtypes_of: for each result the position of the argument whose dtype it has, None where it has its own; empty if
+            all have.
     """
 
     name: str
@@ -82,8 +103,9 @@ class Op:
     reference: Callable[..., Any]
     fake: Callable[..., Any]
     backward: Callable[..., Any] | None = None
-    setup_context: Callable[..., Any] | None = None
+    setup_context: Callable[..., Any] = keep_inputs
     drop_grad: bool = False
+    dtypes_of: tuple[int | None, ...] = ()
     keeps: tuple[Any, ...] = field(default=(), repr=False)
 
     def __call__(self, *args: Any) -> Any:
@@ -98,9 +120,9 @@ class Op:
         if _log_calls:
             _log(self.name, name, args)
         if name == "reference":
-            return _on_host(self.reference, args)
+            return _on_host(self.reference, args, self.dtypes_of)
         if name == "cpu" and any(_on_cuda(a) for a in _flat(args)):
-            return _on_host(lambda *host: self.native(*host, "cpu"), args)
+            return _on_host(lambda *host: self.native(*host, "cpu"), args, self.dtypes_of)
         return self.native(*args, name)
 
 
@@ -150,18 +172,23 @@ def _to_numpy(a: Any) -> Any:
     return a
 
 
-def _on_host(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+def _on_host(function: Callable[..., Any], args: tuple[Any, ...], dtypes_of: tuple[int | None, ...]) -> Any:
     """``function`` on NumPy copies of the arrays, its results in the kind and on the device of the first array."""
     result = function(*(_to_numpy(a) for a in args))
     like = next((a for a in _flat(args) if hasattr(a, "__dlpack__") or hasattr(a, "__cuda_array_interface__")), None)
     single = not isinstance(result, tuple)
-    results = tuple(_like(like, r) for r in ((result,) if single else result))
+    given = (result,) if single else result
+    sources = [None if i is None else args[i] for i in dtypes_of] or [None] * len(given)
+    results = tuple(_like(like, r, source) for r, source in zip(given, sources))
     return results[0] if single else results
 
 
-def _like(like: Any, result: Any) -> Any:
+def _like(like: Any, result: Any, source: Any = None) -> Any:
     if _bridge.torch is not None and _bridge.torch.is_tensor(like):
-        return _bridge.torch.from_numpy(result, like.device)
+        converted = _bridge.torch.from_numpy(result, like.device)
+        return converted if source is None else converted.to(source.dtype)
+    if source is not None:
+        result = result.astype(source.dtype, copy=False)
     if type(like).__module__.partition(".")[0] == "cupy":
         return sys.modules["cupy"].asarray(result)
     return result

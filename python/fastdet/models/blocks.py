@@ -6,7 +6,8 @@ A block that has a deployed form has ``fold_(batch_norm=True)``, which changes i
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +65,148 @@ class ConvNormAct(nn.Module):
         if batch_norm and isinstance(self.bn, nn.BatchNorm2d):
             self.conv = fold_conv_bn(self.conv, self.bn)
             self.bn = nn.Identity()
+
+
+class Concat(nn.Module):
+    """Maps of one size joined on their channels, in the order given."""
+
+    def __init__(self, c_in: Sequence[int]):
+        super().__init__()
+        self.c_out = sum(c_in)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """[B, c_in[i], H, W] each -> [B, sum(c_in), H, W]."""
+        return torch.cat(tuple(maps), 1)
+
+
+class Upsample(nn.Module):
+    """Every pixel twice in both directions."""
+
+    def __init__(self, c_in: int):
+        super().__init__()
+        self.c_out = c_in
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, c_in, H, W] -> [B, c_in, 2 H, 2 W]."""
+        return nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+class Bottleneck(nn.Module):
+    """Two convolutions and, with equal channels and ``shortcut``, their input added. Keys ``cv1``, ``cv2``.
+
+    Args:
+        c_in, c_out: channels. kernels: of the two. expansion: channels between them, as a part of c_out.
+    """
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        *,
+        kernels: tuple[int, int] = (3, 3),
+        expansion: float = 0.5,
+        shortcut: bool = True,
+    ):
+        super().__init__()
+        self.c_out = c_out
+        middle = int(c_out * expansion)
+        self.cv1 = ConvNormAct(c_in, middle, kernel=kernels[0])
+        self.cv2 = ConvNormAct(middle, c_out, kernel=kernels[1])
+        self.add = shortcut and c_in == c_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, c_in, H, W] -> [B, c_out, H, W]."""
+        y = self.cv2(self.cv1(x))
+        return x + y if self.add else y
+
+
+class C3(nn.Module):
+    """Cross-stage block: ``repeat`` bottlenecks beside a 1x1 convolution. Keys ``cv1``, ``cv2``, ``cv3``, ``m``."""
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        *,
+        repeat: int = 1,
+        shortcut: bool = True,
+        kernels: tuple[int, int] = (1, 3),
+        expansion: float = 0.5,
+    ):
+        super().__init__()
+        self.c_out = c_out
+        middle = int(c_out * expansion)
+        self.cv1 = ConvNormAct(c_in, middle)
+        self.cv2 = ConvNormAct(c_in, middle)
+        self.cv3 = ConvNormAct(2 * middle, c_out)
+        self.m = nn.Sequential(
+            *(Bottleneck(middle, middle, kernels=kernels, expansion=1.0, shortcut=shortcut) for _ in range(repeat))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, c_in, H, W] -> [B, c_out, H, W]."""
+        return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), 1))
+
+
+class C2f(nn.Module):
+    """Cross-stage block that keeps every intermediate result. Keys ``cv1``, ``cv2``, ``m``.
+
+    A 1x1 convolution gives two halves; ``repeat`` units are chained from the second; a 1x1 convolution joins the halves
+    and the result of each unit.
+
+    Args:
+        c_in, c_out: channels. repeat: units. expansion: channels of a half, as a part of c_out.
+        unit: makes a unit, ``unit(c, c, **options)``.
+    """
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        *,
+        repeat: int = 1,
+        expansion: float = 0.5,
+        unit: Callable[..., nn.Module] | None = None,
+        **options: Any,
+    ):
+        super().__init__()
+        self.c_out = c_out
+        half = int(c_out * expansion)
+        self.cv1 = ConvNormAct(c_in, 2 * half)
+        self.cv2 = ConvNormAct((2 + repeat) * half, c_out)
+        if unit is None:
+            unit, options = Bottleneck, {"expansion": 1.0, "shortcut": False, **options}
+        self.m = nn.ModuleList(unit(half, half, **options) for _ in range(repeat))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, c_in, H, W] -> [B, c_out, H, W]."""
+        parts = list(self.cv1(x).chunk(2, 1))
+        for unit in self.m:
+            parts.append(unit(parts[-1]))
+        return self.cv2(torch.cat(parts, 1))
+
+
+class SPPF(nn.Module):
+    """Pyramid pooling by three chained 5-pixel maxima, which see 5, 9 and 13 pixels. Keys ``cv1``, ``cv2``.
+
+    Args:
+        c_in, c_out: channels. act: activation of ``cv1``, or None. shortcut: add the input where channels agree.
+    """
+
+    def __init__(self, c_in: int, c_out: int, *, act: type[nn.Module] | None = nn.SiLU, shortcut: bool = False):
+        super().__init__()
+        self.c_out = c_out
+        self.cv1 = ConvNormAct(c_in, c_in // 2, act=act)
+        self.cv2 = ConvNormAct(4 * (c_in // 2), c_out)
+        self.pool = nn.MaxPool2d(5, stride=1, padding=2)
+        self.add = shortcut and c_in == c_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, c_in, H, W] -> [B, c_out, H, W]."""
+        five = self.pool(one := self.cv1(x))
+        nine = self.pool(five)
+        y = self.cv2(torch.cat((one, five, nine, self.pool(nine)), 1))
+        return x + y if self.add else y
 
 
 class RepConv(nn.Module):

@@ -34,7 +34,9 @@ class DetectionModel(nn.Module):
 
     def criterion(self, raw: Any, targets: Any) -> dict[str, Tensor]:
         """``loss`` to call ``backward`` on, its weighted parts and ``num_pos``, from a RawHead and Targets."""
-        raise NotImplementedError(f"{type(self).__name__}: criterion is the family's")
+        raise NotImplementedError(
+            f"{self.spec.name}: this version has no training loss for the family {self.spec.family}; it predicts only"
+        )
 
     def check_images(self, images: Tensor) -> None:
         """Raise ValueError unless ``images`` is [B, 3, H, W] with H and W multiples of the coarsest stride."""

@@ -14,12 +14,16 @@ class RawHead(NamedTuple):
     """What a head returns: nothing decoded, one tensor per level, finest level first.
 
     cls_logits: [B, C, H, W] each, before the sigmoid.
-    reg_logits: [B, 4 * (reg_max + 1), H, W] each, before the softmax; channels are side-major (left, top, right,
-        bottom), bins within a side.
+    reg_logits: [B, 4 * bins, H, W] each, before the softmax; channels are side-major (left, top, right, bottom), bins
+        within a side.
+    extra: [B, E, H, W] each, what the task adds to a box: mask coefficients, keypoints, angle. Empty for detection.
+    prototypes: of segmentation one tensor [B, E, H, W], half the stride of the finest level; else empty.
     """
 
     cls_logits: tuple[Tensor, ...]
     reg_logits: tuple[Tensor, ...]
+    extra: tuple[Tensor, ...] = ()
+    prototypes: tuple[Tensor, ...] = ()
 
 
 class Targets(NamedTuple):
@@ -71,3 +75,20 @@ def boxes_to_distances(points: Tensor, boxes: Tensor, limit: float) -> Tensor:
     """Inverse of ``distances_to_boxes``, clamped to [0, limit]."""
     distances = torch.cat((points - boxes[..., :2], boxes[..., 2:] - points), -1)
     return distances.clamp(0, limit)
+
+
+def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
+    """Corners [..., 4] -> centre x, centre y, width, height."""
+    low, high = boxes[..., :2], boxes[..., 2:]
+    return torch.cat(((low + high) / 2, high - low), -1)
+
+
+def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
+    """Centre x, centre y, width, height [..., 4] -> corners."""
+    centre, half = boxes[..., :2], boxes[..., 2:] / 2
+    return torch.cat((centre - half, centre + half), -1)
+
+
+def level_name(stride: int) -> str:
+    """``P3`` for stride 8, ``P4`` for 16, and so on."""
+    return f"P{stride.bit_length() - 1}"

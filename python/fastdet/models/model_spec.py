@@ -25,10 +25,12 @@ class ModelSpec:
         score_threshold, iou_threshold, max_det, multi_label: post-processing of the published evaluation.
         reference_names: names under which the reference publishes the model (configurations, files).
         license: licence of the published weights.
+        task: ``"detect"``, ``"segment"``, ``"pose"``, ``"obb"`` (rotated boxes) or ``"classify"``.
     """
 
     name: str
     family: str
+    task: str = "detect"
     input_size: tuple[int, int]
     color: str = "RGB"
     keep_ratio: bool = True

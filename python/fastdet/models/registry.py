@@ -9,13 +9,14 @@ from typing import Any
 
 from torch import Tensor
 
-from fastdet.models import damo_yolo
+from fastdet.models import damo_yolo, yolov8
 from fastdet.models.detection_model import DetectionModel
 from fastdet.models.keys import KeyMap, load_strict, official_layout, strip_prefix
 from fastdet.models.model_spec import ModelSpec
 
 FAMILIES = {
     "damo-yolo": damo_yolo,
+    "yolov8": yolov8,
 }
 
 

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""YOLOv8: C2f blocks, and the anchor-free head with distance bins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastdet.models.blocks import SPPF, C2f, Concat, ConvNormAct, Upsample
+from fastdet.models.distance_head import DistanceHead
+from fastdet.models.graph import Row
+from fastdet.models.graph_model import GraphModel, GraphSpec, case_outputs, fitting, key_map, shape_of
+
+__all__ = ["SPECS", "build", "candidates", "case_outputs", "key_map", "num_classes_of"]
+
+BACKBONE = (
+    Row(ConvNormAct, 64, kernel=3, stride=2),
+    Row(ConvNormAct, 128, kernel=3, stride=2),
+    Row(C2f, 128, repeat=3, shortcut=True),
+    Row(ConvNormAct, 256, kernel=3, stride=2),
+    Row(C2f, 256, repeat=6, shortcut=True),
+    Row(ConvNormAct, 512, kernel=3, stride=2),
+    Row(C2f, 512, repeat=6, shortcut=True),
+    Row(ConvNormAct, 1024, kernel=3, stride=2),
+    Row(C2f, 1024, repeat=3, shortcut=True),
+)
+NECK = (
+    Row(SPPF, 1024),
+    Row(Upsample),
+    Row(Concat, source=(-1, 6)),
+    Row(C2f, 512, repeat=3),
+    Row(Upsample),
+    Row(Concat, source=(-1, 4)),
+    Row(C2f, 256, repeat=3, tap="P3"),
+    Row(ConvNormAct, 256, kernel=3, stride=2),
+    Row(Concat, source=(-1, 12)),
+    Row(C2f, 512, repeat=3, tap="P4"),
+    Row(ConvNormAct, 512, kernel=3, stride=2),
+    Row(Concat, source=(-1, 9)),
+    Row(C2f, 1024, repeat=3, tap="P5"),
+)
+# depth, width, most channels
+SIZES = {
+    "n": (0.33, 0.25, 1024),
+    "s": (0.33, 0.5, 1024),
+    "m": (0.67, 0.75, 768),
+    "l": (1.0, 1.0, 512),
+    "x": (1.0, 1.25, 512),
+}
+
+
+def _spec(size: str) -> GraphSpec:
+    depth, width, most = SIZES[size]
+    return GraphSpec(
+        name=f"yolov8{size}",
+        family="yolov8",
+        input_size=(640, 640),
+        rows=BACKBONE + NECK,
+        head=DistanceHead,
+        depth=depth,
+        width=width,
+        max_channels=most,
+        license="AGPL-3.0",
+    )
+
+
+SPECS = {spec.name: spec for spec in map(_spec, SIZES)}
+build = GraphModel
+
+
+def num_classes_of(state: Mapping[str, Any]) -> int | None:
+    """Class count of an official state dict, or None if it is none of this family's."""
+    shape = shape_of(state, "model.22.cv3.0.2.weight")
+    return shape[0] if shape else None
+
+
+def candidates(state: Mapping[str, Any]) -> list[GraphSpec]:
+    """The sizes that an official state dict could be."""
+    return fitting(SPECS.values(), state)

@@ -9,57 +9,46 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from fastdet import ops
+from fastdet.ops import BatchNorm, RepBranch
 
-def bn_scale_shift(bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """The affine map y = x * scale + shift that ``bn`` is in eval mode; two [C] float64 tensors."""
+
+def bn_statistics(bn: nn.BatchNorm2d) -> BatchNorm:
+    """What ``fastdet.ops.fold_conv_bn`` needs of a BatchNorm layer."""
     if bn.running_mean is None or bn.running_var is None:
         raise ValueError("fuse: BatchNorm must track running statistics; this one has none, so it has no deployed form")
-    scale = torch.rsqrt(bn.running_var.double() + bn.eps)
-    if bn.affine:
-        scale = scale * bn.weight.double()
-    shift = -bn.running_mean.double() * scale
-    return scale, shift + bn.bias.double() if bn.affine else shift
+    return BatchNorm(bn.weight, bn.bias, bn.running_mean, bn.running_var, bn.eps)
 
 
-def folded_parameters(conv: nn.Conv2d, bn: nn.Module) -> tuple[Tensor, Tensor]:
-    """Weight and bias, in float64, of the convolution that equals ``conv`` followed by ``bn`` in eval mode."""
-    if isinstance(bn, nn.Identity):
-        bias = torch.zeros(conv.out_channels, device=conv.weight.device) if conv.bias is None else conv.bias
-        return conv.weight.double(), bias.double()
-    if not isinstance(bn, nn.BatchNorm2d):
+def rep_branch(conv: nn.Conv2d | None, bn: nn.Module | None) -> RepBranch:
+    """What ``fastdet.ops.fold_rep_conv`` needs of a branch; ``conv`` None is the identity, ``bn`` may be absent."""
+    if bn is not None and not isinstance(bn, (nn.BatchNorm2d, nn.Identity)):
         raise TypeError(f"fuse: a convolution can be folded with a BatchNorm2d, got {type(bn).__name__}")
-    scale, shift = bn_scale_shift(bn)
-    weight = conv.weight.double() * scale.view(-1, 1, 1, 1)
-    return weight, shift if conv.bias is None else shift + conv.bias.double() * scale
+    norm = bn_statistics(bn) if isinstance(bn, nn.BatchNorm2d) else None
+    return RepBranch(bn=norm) if conv is None else RepBranch(conv.weight, conv.bias, norm)
 
 
-@torch.no_grad()
-def fold_conv_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
+def fold_conv_bn(conv: nn.Conv2d, bn: nn.Module) -> nn.Conv2d:
     """One convolution with bias that equals ``conv`` followed by ``bn`` in eval mode; device and dtype of ``conv``."""
-    return _with_parameters(conv, *folded_parameters(conv, bn))
+    return _with_parameters(conv, *ops.fold_rep_conv([rep_branch(conv, bn)], groups=conv.groups))
 
 
-@torch.no_grad()
-def fold_rep_conv(branches: Sequence[tuple[nn.Conv2d, nn.Module]]) -> nn.Conv2d:
+def fold_rep_conv(branches: Sequence[tuple[nn.Conv2d | None, nn.Module | None]]) -> nn.Conv2d:
     """One convolution that equals the sum of (convolution, BatchNorm) branches of the same stride and groups.
 
     Kernels are odd and padded "same"; the smaller ones are added at the centre of the largest, which the result
-    has the size of.
+    has the size of. A branch whose convolution is None is the identity.
     """
-    widest = max((conv for conv, _ in branches), key=lambda conv: conv.kernel_size[0])
-    weight = torch.zeros_like(widest.weight, dtype=torch.float64)
-    bias = torch.zeros(widest.out_channels, dtype=torch.float64, device=weight.device)
-    for conv, bn in branches:
+    convolutions = [conv for conv, _ in branches if conv is not None]
+    widest = max(convolutions, key=lambda conv: conv.kernel_size[0])
+    for conv in convolutions:
         if (conv.stride, conv.groups) != (widest.stride, widest.groups):
             raise ValueError(
                 f"fold_rep_conv: branches must share stride and groups, got {(conv.stride, conv.groups)} "
                 f"and {(widest.stride, widest.groups)}"
             )
-        branch_weight, branch_bias = folded_parameters(conv, bn)
-        inset = (widest.kernel_size[0] - conv.kernel_size[0]) // 2
-        weight += nn.functional.pad(branch_weight, [inset] * 4)
-        bias += branch_bias
-    return _with_parameters(widest, weight, bias)
+    folded = ops.fold_rep_conv([rep_branch(conv, bn) for conv, bn in branches], groups=widest.groups)
+    return _with_parameters(widest, *folded)
 
 
 def _with_parameters(like: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:

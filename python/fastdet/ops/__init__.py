@@ -14,6 +14,7 @@ from fastdet.ops.aligned_ota import (
     aligned_ota_cost,
     aligned_ota_cost_reference,
 )
+from fastdet.ops.fold import BatchNorm, RepBranch, fold_conv_bn, fold_rep_conv
 from fastdet.ops.letterbox import LETTERBOX, LETTERBOX_OUT, Letterbox, letterbox, letterbox_reference
 from fastdet.ops.nms import (
     BATCHED_NMS,
@@ -34,8 +35,10 @@ __all__ = [
     "OPS",
     "Assignment",
     "AssignmentCost",
+    "BatchNorm",
     "Kept",
     "Letterbox",
+    "RepBranch",
     "aligned_ota_assign",
     "aligned_ota_assign_reference",
     "aligned_ota_cost",
@@ -45,6 +48,8 @@ __all__ = [
     "batched_nms_reference",
     "cuda_available",
     "current_backend",
+    "fold_conv_bn",
+    "fold_rep_conv",
     "letterbox",
     "letterbox_reference",
     "multiclass_nms",

@@ -10,29 +10,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from fastdet import __version__
 from fastdet.files import write_atomic
-from fastdet.formats import FileFormatError, Record, read_safetensors, read_torch_zip, safetensors_bytes
+from fastdet.formats import FileFormatError, read_safetensors, read_torch_zip, safetensors_bytes
 from fastdet.models.detection_model import DetectionModel
 from fastdet.models.keys import load_strict
 from fastdet.models.model_spec import ModelSpec
-from fastdet.models.registry import build, load_official, recognise, spec
+from fastdet.models.recognition import MAX_CLASSES, read_official
+from fastdet.models.registry import build, identify, load_official, spec
+from fastdet.models.unfilled import unfilled
 
 __all__ = ["FileFormatError", "load", "load_file", "read_torch_zip", "save_fastdet"]
 
 FORMAT = 1
-MAX_CLASSES = 1 << 16
 SUFFIXES = (".safetensors", ".pth", ".pt")
-# Where checkpoints keep their state dict, best first; "" is the checkpoint itself.
-_STATE_PATHS = (("ema", "module"), ("ema",), ("model",), ("state_dict",), ())
-# Fields of ModelSpec that a file may change: a training may use another size, and its weights then want it.
-_SPEC_FIELDS = (
-    "input_size", "color", "keep_ratio", "fill", "scale", "mean", "std",
-    "score_threshold", "iou_threshold", "max_det", "multi_label",
-)  # fmt: skip
 
 
 def load(source: str | os.PathLike[str], num_classes: int | None = None) -> DetectionModel:
@@ -118,7 +111,7 @@ def save_fastdet(
         "model": module.spec.name,
         "graph": "deployed" if module.fused else "training",
         "names": names,
-        "spec": {field: getattr(module.spec, field) for field in _SPEC_FIELDS},
+        "spec": {field: getattr(module.spec, field) for field in module.spec.FILE_FIELDS},
         "training": dict(sorted((metadata or {}).items())),
     }
     text = json.dumps(specification, ensure_ascii=False, separators=(",", ":"))
@@ -140,7 +133,9 @@ def _from_fastdet(path: str | os.PathLike[str]) -> DetectionModel:
         names = content["names"]
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(names) > MAX_CLASSES:
             raise ValueError(f"names are not a list of at most {MAX_CLASSES} texts")
-        module = build(_changed_spec(spec(str(content["model"])), content["spec"]), len(names))
+        changed = _changed_spec(spec(str(content["model"])), content["spec"])
+        with unfilled():
+            module = build(changed, len(names))
         if content["graph"] == "deployed":
             module.fuse()
         load_strict(module.state_dict(), tensors, "load")
@@ -158,64 +153,81 @@ def _changed_spec(base: ModelSpec, fields: Mapping[str, Any]) -> ModelSpec:
     """``base`` with the fields that a file gives; each must look like the field it replaces."""
     changes: dict[str, Any] = {}
     for name, value in fields.items():
-        if name not in _SPEC_FIELDS:
+        if name not in base.FILE_FIELDS:
             raise ValueError(f"spec.{name} is unknown")
-        value = tuple(value) if isinstance(value, list) else value
-        if not _plausible(name, value):
-            raise ValueError(f"spec.{name} cannot be {value!r}")
+        value = _tuples(value)
+        if not _plausible(name, value, getattr(base, name)):
+            raise ValueError(f"spec.{name} cannot be {str(value)[:80]!r}")
         changes[name] = value
     return dataclasses.replace(base, **changes)
 
 
-def _plausible(name: str, value: Any) -> bool:
+def _tuples(value: Any, depth: int = 0) -> Any:
+    """Lists of JSON as tuples; ValueError for what is nested deeper than any field, or long."""
+    if not isinstance(value, list):
+        return value
+    if depth > 4 or len(value) > 64:
+        raise ValueError("a field of spec is too deep or too long")
+    return tuple(_tuples(item, depth + 1) for item in value)
+
+
+def _plausible(name: str, value: Any, base: Any) -> bool:
     if name == "input_size":
         return isinstance(value, tuple) and len(value) == 2 and all(type(v) is int and 0 < v <= 1 << 16 for v in value)
+    if name == "strides":
+        return isinstance(value, tuple) and len(value) > 0 and all(type(v) is int and 0 < v <= 1 << 10 for v in value)
     if name in ("mean", "std"):
-        return value is None or (
-            isinstance(value, tuple) and len(value) == 3 and all(isinstance(v, (int, float)) for v in value)
-        )
+        return value is None or (isinstance(value, tuple) and len(value) == 3 and all(map(_is_number, value)))
     if name == "color":
         return value in ("RGB", "BGR")
-    if name in ("keep_ratio", "scale", "multi_label"):
-        return isinstance(value, bool)
-    if name in ("fill", "max_det"):
-        return type(value) is int and value >= 0
-    return isinstance(value, (int, float)) and 0 <= value <= 1
+    if name.endswith("_threshold"):
+        return _is_number(value) and 0 <= value <= 1
+    return _same_kind(value, base)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e9
+
+
+def _same_kind(value: Any, base: Any) -> bool:
+    """Whether ``value`` is plain data of the kind of ``base``; where that is None, of any kind."""
+    if base is None:
+        return value is None or isinstance(value, (bool, str)) or _is_number(value) or _same_kind(value, ())
+    if isinstance(base, tuple):
+        return isinstance(value, tuple) and all(_same_kind(item, base[0] if base else None) for item in value)
+    if isinstance(base, bool) or isinstance(value, bool):
+        return isinstance(base, bool) and isinstance(value, bool)
+    if isinstance(base, str):
+        return isinstance(value, str) and len(value) <= 200
+    if isinstance(base, int):
+        return type(value) is int and 0 <= value < 1 << 31
+    return _is_number(value)
 
 
 def _from_official(path: str | os.PathLike[str]) -> DetectionModel:
-    state = _find_state(path, read_torch_zip(path))
-    found = recognise(state)
+    try:
+        official = read_official(read_torch_zip(path))
+        found = identify(official)
+    except FileFormatError:
+        raise
+    except ValueError as error:
+        raise FileFormatError(path, str(error)) from error
     if found is None:
-        first = ", ".join(map(repr, list(state)[:3]))
+        first = ", ".join(map(repr, list(official.state)[:3]))
         raise FileFormatError(path, f"holds the weights of a model that fastdet does not know (first keys: {first})")
     try:
-        return load_official(build(*found), state)
+        with unfilled():
+            module = build(*found)
+        load_official(module, official.state)
     except (ValueError, TypeError) as error:
         raise FileFormatError(path, f"looks like {found[0].name}, but: {error}") from error
-
-
-def _find_state(path: str | os.PathLike[str], content: Any) -> dict[str, np.ndarray]:
-    """The state dict inside a checkpoint: a dict of arrays by text, at one of the places where they are kept."""
-    records = []
-    for keys in _STATE_PATHS:
-        value = content
-        for key in keys:
-            value = value.get(key) if isinstance(value, dict) else None
-        if isinstance(value, Record):
-            records.append(value)
-        if isinstance(value, dict) and value and all(_is_weight(*entry) for entry in value.items()):
-            return value
-    if records:
-        raise FileFormatError(
-            path,
-            f"holds a whole object ({records[0]!r}) instead of a state dict; this version of fastdet reads state dicts",
-        )
-    raise FileFormatError(path, "holds no state dict (at model, state_dict, ema or the top)")
-
-
-def _is_weight(key: Any, value: Any) -> bool:
-    return isinstance(key, str) and isinstance(value, np.ndarray)
+    if official.names is not None:
+        if len(official.names) != module.num_classes:
+            raise FileFormatError(
+                path, f"has {len(official.names)} class names for the {module.num_classes} classes of {found[0].name}"
+            )
+        module.names = list(official.names)
+    return module
 
 
 def _with_fresh_head(module: DetectionModel, num_classes: int) -> DetectionModel:

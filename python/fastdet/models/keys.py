@@ -6,6 +6,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,10 +72,11 @@ def official_layout(module: nn.Module, keys: KeyMap) -> dict[str, tuple[str, Ten
     return layout
 
 
-def strip_prefix(state: Mapping[str, object], prefix: str = "module.") -> Mapping[str, object]:
-    """``state`` without the prefix that data-parallel training puts before every key."""
-    if state and all(key.startswith(prefix) for key in state):
-        return {key[len(prefix) :]: value for key, value in state.items()}
+def strip_prefix(state: Mapping[str, Any], prefixes: Sequence[str] = ("module.", "_orig_mod.")) -> Mapping[str, Any]:
+    """``state`` without the prefixes that data-parallel training and torch's compiler put before every key."""
+    for prefix in (*prefixes, *prefixes):
+        if state and all(key.startswith(prefix) for key in state):
+            state = {key[len(prefix) :]: value for key, value in state.items()}
     return state
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,6 +14,7 @@ class ModelSpec:
     Attributes:
         name: fastdet's name, e.g. ``damo-yolo-t``.
         family: key into ``fastdet.models.FAMILIES``.
+        task: ``"detect"``, ``"segment"``, ``"pose"``, ``"obb"`` (rotated boxes) or ``"classify"``.
         input_size: (height, width) in pixels at which the model was trained.
         color: channel order the network expects, ``"RGB"`` or ``"BGR"``.
         keep_ratio: True for a letterbox, False for a plain stretch to ``input_size``.
@@ -25,8 +26,16 @@ class ModelSpec:
         score_threshold, iou_threshold, max_det, multi_label: post-processing of the published evaluation.
         reference_names: names under which the reference publishes the model (configurations, files).
         license: licence of the published weights.
-        task: ``"detect"``, ``"segment"``, ``"pose"``, ``"obb"`` (rotated boxes) or ``"classify"``.
+
+    ``FILE_FIELDS`` names the fields in which a file may differ from the published model of its name; they are written
+    into fastdet's files and read back. A family adds its own (anchors, reg_max, ...), plain data all: bool, number,
+    text, None, or tuples of these.
     """
+
+    FILE_FIELDS: ClassVar[tuple[str, ...]] = (
+        "input_size", "color", "keep_ratio", "fill", "scale", "mean", "std", "strides",
+        "score_threshold", "iou_threshold", "max_det", "multi_label",
+    )  # fmt: skip
 
     name: str
     family: str

@@ -1,11 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The families, and what is done by name or key whatever the family."""
+"""The families, and what is done by name or key whatever the family.
+
+A family is a module (file or folder) of ``fastdet.models`` that offers what ``Family`` lists; ``FAMILIES`` names it.
+To be recognised in files it needs ``num_classes_of`` and ``candidates``, which look at keys and shapes alone:
+
+    num_classes_of(state)   C of an official state dict of this family, None (cheaply) for any other.
+    candidates(state)       the specifications that the state dict could be, told apart by a few shapes; variants that
+                            show in keys or shapes (another class branch, reg_max, anchors) are made here, by
+                            ``dataclasses.replace`` of a published one. Each is built and compared in full, key by key
+                            and shape by shape, in the order given, so there should be few: one is best.
+
+and may offer, for what shows in no key of its training graph:
+
+    upgrade(state)          the official state dict in the layout that ``key_map`` knows: caches that are recomputed and
+                            branches that are not built are left out, older releases' keys renamed. Applied before all
+                            else, also by ``load_official``; must leave other state dicts alone.
+    refine(spec, official)  the specification with what only the file's attributes tell (``recognition.Official``): an
+                            activation, the layout of key points. Input size, strides and class names are seen to here.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -13,8 +32,34 @@ from fastdet.models import damo_yolo, yolov8
 from fastdet.models.detection_model import DetectionModel
 from fastdet.models.keys import KeyMap, load_strict, official_layout, strip_prefix
 from fastdet.models.model_spec import ModelSpec
+from fastdet.models.recognition import MAX_CLASSES, Official
+from fastdet.models.unfilled import unfilled
 
-FAMILIES = {
+
+class Family(Protocol):
+    """What a module in ``FAMILIES`` offers; the rest (``upgrade``, ``refine``) is optional, see above."""
+
+    @property
+    def SPECS(self) -> Mapping[str, Any]:
+        """Specifications of the published models by name."""
+
+    def build(self, spec: Any, num_classes: int) -> DetectionModel:
+        """A freshly initialised model in its training graph."""
+
+    def num_classes_of(self, state: Mapping[str, Any]) -> int | None:
+        """Class count of an official state dict, or None if it is none of this family's."""
+
+    def candidates(self, state: Mapping[str, Any]) -> Sequence[Any]:
+        """The specifications that an official state dict could be."""
+
+    def key_map(self, spec: Any) -> KeyMap:
+        """Official keys beside ours."""
+
+    def case_outputs(self, module: Any, images: Tensor) -> dict[str, Tensor]:
+        """Every output under the names that parity cases use."""
+
+
+FAMILIES: dict[str, Family] = {
     "damo-yolo": damo_yolo,
     "yolov8": yolov8,
 }
@@ -62,7 +107,8 @@ def load_official(module: DetectionModel, state: Mapping[str, Any]) -> Detection
     then nothing has been changed. A ``module.`` prefix on every key is ignored.
     """
     layout = official_layout(module, _key_map(module, "load_official"))
-    load_strict({official: tensor for official, (_, tensor) in layout.items()}, strip_prefix(state), "load_official")
+    known = upgraded(FAMILIES[module.spec.family], strip_prefix(state))
+    load_strict({official: tensor for official, (_, tensor) in layout.items()}, known, "load_official")
     return module
 
 
@@ -79,21 +125,50 @@ def recognise(state: Mapping[str, Any]) -> tuple[ModelSpec, int] | None:
     loading it says what is wrong.
     """
     state = strip_prefix(state)
-    shapes = {key: tuple(getattr(value, "shape", ())) for key, value in state.items()}
     best: tuple[int, ModelSpec, int] | None = None
     for family in FAMILIES.values():
-        num_classes = family.num_classes_of(state)
-        if not num_classes:
+        known = upgraded(family, state)
+        num_classes = family.num_classes_of(known)
+        if not num_classes or num_classes > MAX_CLASSES:
             continue
-        for candidate in family.candidates(state):
-            # Not on the meta device: initialising there makes torch import its compiler, a second the first time.
-            layout = to_official(build(candidate, num_classes))
+        shapes = {key: tuple(getattr(value, "shape", ())) for key, value in known.items()}
+        for candidate in family.candidates(known):
+            with unfilled():
+                layout = to_official(build(candidate, num_classes))
             shared = sum(shapes.get(key) == tuple(tensor.shape) for key, tensor in layout.items())
-            if shared == len(layout) == len(state):
+            if shared == len(layout) == len(known):
                 return candidate, num_classes
             if 2 * shared > len(layout) and (best is None or shared > best[0]):
                 best = shared, candidate, num_classes
     return None if best is None else best[1:]
+
+
+def identify(official: Official) -> tuple[ModelSpec, int] | None:
+    """As ``recognise``, of a file: the specification is refined by what the file says besides its weights.
+
+    Raises:
+        ValueError: the file contradicts the model that its weights are.
+    """
+    found = recognise(official.state)
+    if found is None:
+        return None
+    spec, num_classes = found
+    refine = getattr(FAMILIES[spec.family], "refine", None)
+    if refine is not None:
+        spec = refine(spec, official)
+    if official.strides is not None and sorted(official.strides) != sorted(spec.strides):
+        raise ValueError(f"its strides are {official.strides}, those of {spec.name} are {spec.strides}")
+    if official.input_size is not None:
+        step = max(spec.strides)  # the reference rounds up too
+        height, width = (-(-side // step) * step for side in official.input_size)
+        spec = dataclasses.replace(spec, input_size=(height, width))
+    return spec, num_classes
+
+
+def upgraded(family: Family, state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``state`` in the layout that the key map of ``family`` knows."""
+    upgrade = getattr(family, "upgrade", None)
+    return state if upgrade is None else upgrade(state)
 
 
 def _key_map(module: DetectionModel, caller: str) -> KeyMap:

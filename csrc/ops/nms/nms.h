@@ -5,7 +5,9 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/candidate.h"
 #include "core/launch.h"
+#include "core/selection.h"
 #include "core/tensor.h"
 
 namespace fastdet {
@@ -24,23 +26,20 @@ struct NmsParams {
   bool class_agnostic = false;
   bool multi_label = false;
 
-  TensorView out_boxes;   // [B, D, 4] float32, or data == nullptr
-  TensorView out_scores;  // [B, D] float32, or data == nullptr
-  TensorView out_labels;  // [B, D] int32, or data == nullptr
-  TensorView out_index;   // [B, D] int32 or int64, into N
-  TensorView out_count;   // [B] int32
+  CandidateRows out;  // only index and count where the caller wants no more
   void* workspace = nullptr;
 
   std::int64_t images() const { return boxes.shape[0]; }
   std::int64_t anchors() const { return boxes.shape[1]; }
   std::int64_t columns() const { return scores.shape[2]; }
-  std::int64_t candidates() const { return multi_label ? anchors() * columns() : anchors(); }
-  // Candidates that can reach the walk.
-  std::int64_t selected() const { return candidates() < max_candidates ? candidates() : max_candidates; }
+  std::int64_t candidates() const { return rule().candidates(); }
+  std::int64_t selected() const { return rule().selected(); }
+  CandidateRule rule() const {
+    const bool by_label = !class_agnostic && groups.data == nullptr && columns() > 1;
+    return {anchors(), columns(), multi_label, max_candidates, max_det, iou_threshold, by_label};
+  }
+  SelectionLayout layout() const { return selection_layout(rule(), !multi_label, true); }  // of the CUDA path's workspace
 };
-
-// Most candidates of one image: their number is the low half of a 64-bit key.
-constexpr std::int64_t kNmsMaxCandidates = 4294967295;
 
 void nms_check(const char* op, const NmsParams& params);
 

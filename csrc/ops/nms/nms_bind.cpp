@@ -30,7 +30,7 @@ char* run_nms(Call& call, NmsParams& params, std::size_t extra = 0) {
   const std::size_t own = (on_cuda ? nms_cuda_workspace_bytes(params) : nms_cpu_workspace_bytes(params)) / 16 * 16 + 16;
   params.workspace = call.workspace(own + extra);
   char* behind = static_cast<char*>(params.workspace) + own;
-  if (extra > 0) params.out_index.data = behind;
+  if (extra > 0) params.out.index.data = behind;
   void* stream = call.stream();
   call.run([&] { on_cuda ? launch_cuda(cuda().nms, params, stream) : nms_cpu(params); });
   return behind;
@@ -55,14 +55,14 @@ py::object nms(const char* op, py::handle boxes, py::handle scores, py::handle i
   nms_check(op, params);
   if (params.boxes.device == Device::kCuda) {
     py::object index, count;
-    params.out_index = call.output({params.anchors()}, DType::kInt64, &index);
-    params.out_count = call.output({1}, DType::kInt32, &count);
+    params.out.index = call.output({params.anchors()}, DType::kInt64, &index);
+    params.out.count = call.output({1}, DType::kInt32, &count);
     run_nms(call, params);
     return py::make_tuple(index, count);
   }
   std::int32_t count = 0;
-  params.out_index.dtype = DType::kInt64;
-  params.out_count.data = &count;
+  params.out.index.dtype = DType::kInt64;
+  params.out.count.data = &count;
   const char* indices = run_nms(call, params, 8 * static_cast<std::size_t>(params.anchors()) + 8);
   py::object index;
   const TensorView kept = call.output({count}, DType::kInt64, &index);
@@ -82,15 +82,15 @@ py::tuple multiclass_nms(py::handle boxes, py::handle scores, double score_thres
   params.max_candidates = max_candidates;
   params.class_agnostic = class_agnostic;
   params.multi_label = multi_label;
-  params.out_boxes.data = &params;  // any address: tells the check that this is the batched form
+  params.out.boxes.data = &params;  // any address: tells the check that this is the batched form
   nms_check("multiclass_nms", params);
   const std::int64_t images = params.images();
   py::object out_boxes, out_scores, out_labels, out_index, out_count;
-  params.out_boxes = call.output({images, max_det, 4}, DType::kFloat32, &out_boxes);
-  params.out_scores = call.output({images, max_det}, DType::kFloat32, &out_scores);
-  params.out_labels = call.output({images, max_det}, DType::kInt32, &out_labels);
-  params.out_index = call.output({images, max_det}, DType::kInt32, &out_index);
-  params.out_count = call.output({images}, DType::kInt32, &out_count);
+  params.out.boxes = call.output({images, max_det, 4}, DType::kFloat32, &out_boxes);
+  params.out.scores = call.output({images, max_det}, DType::kFloat32, &out_scores);
+  params.out.labels = call.output({images, max_det}, DType::kInt32, &out_labels);
+  params.out.index = call.output({images, max_det}, DType::kInt32, &out_index);
+  params.out.count = call.output({images}, DType::kInt32, &out_count);
   run_nms(call, params);
   return py::make_tuple(out_boxes, out_scores, out_labels, out_index, out_count);
 }

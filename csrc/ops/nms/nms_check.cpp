@@ -2,8 +2,8 @@
 #include <cmath>
 
 #include "core/check.h"
+#include "core/selection.h"
 #include "ops/nms/nms.h"
-#include "ops/nms/nms_layout.h"
 
 namespace fastdet {
 namespace {
@@ -17,7 +17,7 @@ void check_unit(const char* op, const char* name, double value) {
 void nms_check(const char* op, const NmsParams& p) {
   // A single image is passed as a batch of one; messages show what the caller gave.
   const TensorView& boxes = p.boxes;
-  const bool single = p.out_boxes.data == nullptr;
+  const bool single = p.out.boxes.data == nullptr;
   const auto shape = [&](const TensorView& view) { return shape_text(view.shape + single, view.ndim - single); };
   FD_CHECK(boxes.ndim == 3 && boxes.shape[2] == 4, ValueError, op, ": boxes must be ", single ? "(N, 4)" : "(B, N, 4)", ", got ",
            shape(boxes), boxes.ndim == 3 && boxes.shape[1] == 4 ? "; did you mean boxes.transpose(-1, -2)?" : "");
@@ -32,12 +32,12 @@ void nms_check(const char* op, const NmsParams& p) {
   FD_CHECK(!std::isnan(p.score_threshold), ValueError, op, ": score_threshold must be a number, got nan");
   FD_CHECK(p.max_det >= 0, ValueError, op, ": max_det must be at least 0, got ", p.max_det);
   FD_CHECK(p.max_candidates >= 0, ValueError, op, ": max_candidates must be at least 0, got ", p.max_candidates);
-  FD_CHECK(p.columns() == 0 || p.anchors() <= kNmsMaxCandidates / p.columns(), ValueError, op, ": an image may have at most ",
-           kNmsMaxCandidates, " candidates, got ", p.anchors(), " boxes x ", p.columns(), " classes");
+  FD_CHECK(p.columns() == 0 || p.anchors() <= kMaxCandidates / p.columns(), ValueError, op, ": an image may have at most ",
+           kMaxCandidates, " candidates, got ", p.anchors(), " boxes x ", p.columns(), " classes");
 }
 
 std::size_t nms_cuda_workspace_bytes(const NmsParams& p) {
-  return static_cast<std::size_t>(p.images()) * static_cast<std::size_t>(nms_layout(p).bytes());
+  return static_cast<std::size_t>(p.images()) * static_cast<std::size_t>(p.layout().bytes());
 }
 
 }  // namespace fastdet

@@ -76,7 +76,7 @@ def run_case(case: Mapping[str, Any], state: Mapping[str, Any], image: np.ndarra
     num_classes = family.num_classes_of(state)
     if num_classes is None:
         raise ValueError(f"run_case: state must be one of {spec.name}'s reference, got keys {list(state)[:3]}")
-    module = models.load_official(models.build(spec, num_classes), state).eval()
+    module = models.load_official(models.build(models.fit(spec, state), num_classes), state).eval()
     if deployed:
         module.fuse()
     with torch.no_grad():

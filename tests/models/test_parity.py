@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from fastdet import models
+from fastdet.models.unfilled import unfilled
 from fastdet.testing import run_case, run_vector, shared_dir
 
 SHARED = shared_dir()
@@ -48,21 +49,27 @@ def case_and_state(request):
 def test_outputs_agree_with_the_reference(case_and_state, deployed):
     case, state = case_and_state
     outputs = run_case(case, state, fill.image(case["input"]["shape"]), deployed=deployed)
-    errors = fill.compare(case, outputs)
-    assert len(errors) == len(case["outputs"])
+    kept = [output for output in case["outputs"] if output["name"] in outputs]
+    assert len(outputs) == len(kept) == len(case["outputs"]) or deployed  # one of two heads is no part of it then
+    assert len(outputs) == len(kept) >= len(case["outputs"]) / 3
+    errors = fill.compare({"outputs": kept}, outputs)
     assert max(errors.values()) < 1e-4, errors
 
 
 def test_key_map_round_trip_is_the_identity(case_and_state):
     case, state = case_and_state
     spec = models.spec(case["model"])
-    module = models.build(spec, models.FAMILIES[spec.family].num_classes_of(state))
+    with unfilled():
+        module = models.build(spec, models.FAMILIES[spec.family].num_classes_of(state))
     assert sum(p.numel() for p in module.parameters()) == case["params"]
     back = models.to_official(models.load_official(module, state))
     assert list(back) == [key for key, _, _ in case["state"]]
     for key, value in state.items():
         assert value.dtype == back[key].numpy().dtype
         np.testing.assert_array_equal(value, back[key].numpy(), err_msg=key)
+    if "params_deployed" in case:  # the references count before or after folding plain BatchNorms
+        counts = [sum(p.numel() for p in module.fuse(batch_norm=bn).parameters()) for bn in (False, True)]
+        assert case["params_deployed"] in counts
 
 
 def test_damo_losses():

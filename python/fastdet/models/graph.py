@@ -53,7 +53,7 @@ class Graph(nn.ModuleList):
         width: the family's rule from a row's channels to c_out. depth: its rule for repeats.
 
     Attributes:
-        taps: names of the outputs, in the order of their rows. c_out: their channels. last_row: number of rows less 1.
+        taps: names of the outputs, sorted. c_out: their channels. last_row: number of rows less 1.
     """
 
     def __init__(
@@ -77,10 +77,11 @@ class Graph(nn.ModuleList):
             self.append(block)
             self._sources.append(source)
             channels.append(block.c_out)
-        self._taps = [i for i, row in enumerate(rows) if row.tap]
+        self._taps = sorted((i for i, row in enumerate(rows) if row.tap), key=lambda i: str(rows[i].tap))
         self.taps = tuple(str(rows[i].tap) for i in self._taps)
         self.c_out = tuple(channels[i] for i in self._taps)
         self.last_row = len(rows) - 1
+        self._run = list(range(len(rows)))
         self._done_with = self._last_uses()
 
     @staticmethod
@@ -89,18 +90,38 @@ class Graph(nn.ModuleList):
             return tuple(j + i if j < 0 else j for j in source)
         return source + i if source < 0 else source
 
-    def _last_uses(self) -> list[list[int]]:
-        """For each row the outputs that nobody needs after it."""
-        last = {}
-        for i, source in enumerate(self._sources):
-            last.update(dict.fromkeys(source if isinstance(source, tuple) else (source,), i))
-        return [[j for j in last if last[j] == i and j not in self._taps] for i in range(len(self._sources))]
+    def _last_uses(self) -> dict[int, list[int]]:
+        """For each row that runs the outputs that nobody needs after it."""
+        last = {i: i for i in self._run}
+        for i in self._run:
+            last.update(dict.fromkeys(self._inputs(i), i))
+        return {i: [j for j in last if last[j] == i and j not in self._taps] for i in self._run}
+
+    def _inputs(self, i: int) -> tuple[int, ...]:
+        source = self._sources[i]
+        return source if isinstance(source, tuple) else (source,)
+
+    def prune(self, count: int) -> None:
+        """Put out only the first ``count`` taps, and empty the rows that lead to none of them; numbers stay."""
+        self._taps, self.taps, self.c_out = self._taps[:count], self.taps[:count], self.c_out[:count]
+        needed: set[int] = set()
+        rows = list(self._taps)
+        while rows:
+            row = rows.pop()
+            if row >= 0 and row not in needed:
+                needed.add(row)
+                rows.extend(self._inputs(row))
+        for i in set(self._run) - needed:
+            self[i] = nn.Identity()
+        self._run = sorted(needed)
+        self._done_with = self._last_uses()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """[B, c_in, H, W] -> the tapped outputs [B, c_out[i], H_i, W_i]."""
         outputs: dict[int, Any] = {-1: images}
-        for i, (block, source, done_with) in enumerate(zip(self, self._sources, self._done_with)):
-            outputs[i] = block([outputs[j] for j in source] if isinstance(source, tuple) else outputs[source])
-            for j in done_with:
+        for i in self._run:
+            source = self._sources[i]
+            outputs[i] = self[i]([outputs[j] for j in source] if isinstance(source, tuple) else outputs[source])
+            for j in self._done_with[i]:
                 del outputs[j]
         return tuple(outputs[i] for i in self._taps)

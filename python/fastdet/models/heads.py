@@ -18,30 +18,22 @@ class RawHead(NamedTuple):
         within a side.
     extra: [B, E, H, W] each, what the task adds to a box: mask coefficients, keypoints, angle. Empty for detection.
     prototypes: of segmentation one tensor [B, E, H, W], half the stride of the finest level; else empty.
+    other_cls_logits, other_reg_logits, other_extra: the same of a second head that does not predict: an auxiliary one
+        (YOLOv9), or the one of two that was not chosen (YOLOv10, YOLO26). Empty in the deployed graph.
     """
 
     cls_logits: tuple[Tensor, ...]
     reg_logits: tuple[Tensor, ...]
     extra: tuple[Tensor, ...] = ()
     prototypes: tuple[Tensor, ...] = ()
+    other_cls_logits: tuple[Tensor, ...] = ()
+    other_reg_logits: tuple[Tensor, ...] = ()
+    other_extra: tuple[Tensor, ...] = ()
 
-
-class AnchorRaw(NamedTuple):
-    """What an anchor-based head returns: nothing decoded, one tensor per level, finest level first.
-
-    logits: [B, P * (5 + C + E), H, W] each: for each of P anchors x, y, width, height, objectness, C classes and E
-        columns of the task.
-    prototypes: as in RawHead.
-    """
-
-    logits: tuple[Tensor, ...]
-    prototypes: tuple[Tensor, ...] = ()
-
-
-class ClassLogits(NamedTuple):
-    """What a classifier returns. logits: [B, C], before the softmax."""
-
-    logits: Tensor
+    @property
+    def other(self) -> RawHead:
+        """What the second head returns."""
+        return RawHead(self.other_cls_logits, self.other_reg_logits, self.other_extra)
 
 
 class Targets(NamedTuple):

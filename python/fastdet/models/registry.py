@@ -15,6 +15,8 @@ and may offer, for what shows in no key of its training graph:
     upgrade(state)          the official state dict in the layout that ``key_map`` knows: caches that are recomputed and
                             branches that are not built are left out, older releases' keys renamed. Applied before all
                             else, also by ``load_official``; must leave other state dicts alone.
+    fit(spec, state)        where a model is published in several layouts (with and without a branch for training): the
+                            specification of the layout that ``state`` has, ``spec`` itself where none fits better.
     refine(spec, official)  the specification with what only the file's attributes tell (``recognition.Official``): an
                             activation, the layout of key points. Input size, strides and class names are seen to here.
 """
@@ -28,7 +30,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from fastdet.models import damo_yolo, yolo11, yolov5, yolov8
+from fastdet.models import damo_yolo, yolov8, yolov9
 from fastdet.models.detection_model import DetectionModel
 from fastdet.models.keys import KeyMap, load_strict, official_layout, strip_prefix
 from fastdet.models.model_spec import ModelSpec
@@ -61,9 +63,8 @@ class Family(Protocol):
 
 FAMILIES: dict[str, Family] = {
     "damo-yolo": damo_yolo,
-    "yolov5": yolov5,
     "yolov8": yolov8,
-    "yolo11": yolo11,
+    "yolov9": yolov9,
 }
 
 
@@ -85,28 +86,20 @@ def spec(name: str) -> ModelSpec:
     raise ValueError(f"models.spec: name must be one of {known}; got {name!r}")
 
 
-def fit(chosen: ModelSpec, state: Mapping[str, Any]) -> ModelSpec:
-    """``chosen`` with the options that keys and shapes of an official ``state`` show, where its family has any."""
-    fit_family = getattr(FAMILIES[chosen.family], "fit", None)
-    fitted: ModelSpec = chosen if fit_family is None else fit_family(chosen, strip_prefix(state))
-    return fitted
-
-
-def build(name: str | ModelSpec, num_classes: int | None = None) -> DetectionModel:
+def build(name: str | ModelSpec, num_classes: int = 80) -> DetectionModel:
     """A model with random weights, in its training graph and training mode.
 
     Args:
         name: a model name, or a specification.
-        num_classes: C, at least 1; None for that of the published weights: 80, or what the task has.
+        num_classes: C, at least 1.
 
     Returns:
         DetectionModel: ``forward(images [B, 3, H, W]) -> RawHead``, ``decode(raw) -> (boxes [B, A, 4], scores
         [B, A, C])``, ``criterion(raw, targets) -> dict``, ``fuse()``, and the attributes ``spec`` and ``names``.
     """
-    chosen = spec(name) if isinstance(name, str) else name
-    num_classes = chosen.num_classes if num_classes is None else num_classes
     if num_classes < 1:
         raise ValueError(f"models.build: num_classes must be at least 1, got {num_classes}")
+    chosen = spec(name) if isinstance(name, str) else name
     return FAMILIES[chosen.family].build(chosen, num_classes)
 
 
@@ -114,12 +107,28 @@ def load_official(module: DetectionModel, state: Mapping[str, Any]) -> Detection
     """Fill ``module`` from the reference's own state dict (NumPy or torch values); returns ``module``.
 
     Strict both ways: missing, unused and misshapen entries are listed with the nearest names in a ValueError, and
-    then nothing has been changed. A ``module.`` prefix on every key is ignored.
+    then nothing has been changed. A ``module.`` prefix on every key is ignored. Where the reference publishes a model
+    in several layouts, as YOLOv7 and YOLOv9 with and without what only training needs, ``module`` takes that of
+    ``state``: it then holds new parameters and another ``spec``.
     """
-    layout = official_layout(module, _key_map(module, "load_official"))
+    key_map = _key_map(module, "load_official")
     known = upgraded(FAMILIES[module.spec.family], strip_prefix(state))
+    variant = fit(module.spec, known)
+    target = module if variant == module.spec else _like(module, variant)
+    layout = official_layout(target, key_map)
     load_strict({official: tensor for official, (_, tensor) in layout.items()}, known, "load_official")
+    if target is not module:
+        vars(module).update(vars(target))
     return module
+
+
+def _like(module: DetectionModel, variant: ModelSpec) -> DetectionModel:
+    """A model of ``variant`` with the classes, mode, device and dtype of ``module``; its weights are not filled."""
+    first = next(module.parameters())
+    with unfilled():
+        other = build(variant, module.num_classes).to(device=first.device, dtype=first.dtype).train(module.training)
+    other.names, other.metadata = module.names, module.metadata
+    return other
 
 
 def to_official(module: DetectionModel) -> dict[str, Tensor]:
@@ -173,6 +182,13 @@ def identify(official: Official) -> tuple[ModelSpec, int] | None:
         height, width = (-(-side // step) * step for side in official.input_size)
         spec = dataclasses.replace(spec, input_size=(height, width))
     return spec, num_classes
+
+
+def fit(spec: ModelSpec, state: Mapping[str, Any]) -> ModelSpec:
+    """``spec``, or its variant with the layout of the official state dict ``state``, where the family has several."""
+    family_fit = getattr(FAMILIES[spec.family], "fit", None)
+    found: ModelSpec = spec if family_fit is None else family_fit(spec, state)
+    return found
 
 
 def upgraded(family: Family, state: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -70,13 +70,16 @@ def run_case(case: Mapping[str, Any], state: Mapping[str, Any], image: np.ndarra
     import torch
 
     from fastdet import models
+    from fastdet.models.unfilled import unfilled
 
     spec = models.spec(case["model"])
     family = models.FAMILIES[spec.family]
     num_classes = family.num_classes_of(state)
     if num_classes is None:
         raise ValueError(f"run_case: state must be one of {spec.name}'s reference, got keys {list(state)[:3]}")
-    module = models.load_official(models.build(models.fit(spec, state), num_classes), state).eval()
+    with unfilled():  # all of it is overwritten
+        module = models.build(spec, num_classes)
+        models.load_official(module, state).eval()
     if deployed:
         module.fuse()
     with torch.no_grad():

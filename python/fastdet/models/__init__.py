@@ -8,7 +8,7 @@ from fastdet.models.checkpoint import load, load_file, save_fastdet
 from fastdet.models.detection_model import DetectionModel
 from fastdet.models.heads import RawHead, Targets
 from fastdet.models.model_spec import ModelSpec
-from fastdet.models.registry import FAMILIES, build, load_official, recognise, spec, to_official
+from fastdet.models.registry import FAMILIES, build, fit, load_official, recognise, spec, to_official
 
 __all__ = [
     "FAMILIES",
@@ -18,6 +18,7 @@ __all__ = [
     "Targets",
     "build",
     "checkpoint",
+    "fit",
     "load",
     "load_file",
     "load_official",

@@ -209,6 +209,71 @@ class SPPF(nn.Module):
         return x + y if self.add else y
 
 
+class C3k(C3):
+    """C3 of two bottlenecks of two 3x3 convolutions."""
+
+    def __init__(self, c_in: int, c_out: int):
+        super().__init__(c_in, c_out, repeat=2, kernels=(3, 3))
+
+
+class Attention(nn.Module):
+    """Self-attention over the positions of a map, with a depthwise convolution of the values as position code.
+
+    Channels of ``qkv`` are laid out head by head, each as query, key, value; queries and keys are half as wide as
+    values. Keys ``qkv``, ``proj``, ``pe``.
+    """
+
+    def __init__(self, channels: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.value_dim = channels // heads
+        self.key_dim = self.value_dim // 2
+        self.scale = self.key_dim**-0.5
+        self.qkv = ConvNormAct(channels, channels + 2 * heads * self.key_dim, act=None)
+        self.proj = ConvNormAct(channels, channels, act=None)
+        self.pe = ConvNormAct(channels, channels, kernel=3, groups=channels, act=None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, channels, H, W] -> the same shape."""
+        batch, channels, height, width = x.shape
+        parts = self.qkv(x).view(batch, self.heads, -1, height * width)
+        query, key, value = parts.split((self.key_dim, self.key_dim, self.value_dim), 2)
+        weights = ((query.transpose(2, 3) * self.scale) @ key).softmax(-1)
+        mixed = (value @ weights.transpose(2, 3)).reshape(batch, channels, height, width)
+        return self.proj(mixed + self.pe(value.reshape(batch, channels, height, width)))
+
+
+class PSABlock(nn.Module):
+    """Attention and a two-layer network of 1x1 convolutions, each added to its input. Keys ``attn``, ``ffn``."""
+
+    def __init__(self, channels: int, heads: int):
+        super().__init__()
+        self.attn = Attention(channels, heads)
+        self.ffn = nn.Sequential(ConvNormAct(channels, 2 * channels), ConvNormAct(2 * channels, channels, act=None))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, channels, H, W] -> the same shape."""
+        x = x + self.attn(x)
+        return x + self.ffn(x)
+
+
+class C2PSA(nn.Module):
+    """Cross-stage block, one half through ``repeat`` attention blocks with 64 channels a head. Keys as of C2f."""
+
+    def __init__(self, c_in: int, c_out: int, *, repeat: int = 1):
+        super().__init__()
+        self.c_out = c_out
+        half = c_out // 2
+        self.cv1 = ConvNormAct(c_in, 2 * half)
+        self.cv2 = ConvNormAct(2 * half, c_out)
+        self.m = nn.Sequential(*(PSABlock(half, max(half // 64, 1)) for _ in range(repeat)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, c_in, H, W] -> [B, c_out, H, W]."""
+        side, main = self.cv1(x).chunk(2, 1)
+        return self.cv2(torch.cat((side, self.m(main)), 1))
+
+
 class RepConv(nn.Module):
     """RepVGG convolution (arXiv 2101.03697) without the identity branch: act(BN(conv3x3) + BN(conv1x1)).
 

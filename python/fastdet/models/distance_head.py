@@ -6,9 +6,9 @@ Names of the parts are those of the checkpoints: ``cv2`` boxes, ``cv3`` classes,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import ceil, log
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from math import ceil, log, pi
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from fastdet.models.heads import (
     level_name,
     xyxy_to_cxcywh,
 )
+from fastdet.models.keys import shape_of
 
 
 def branch(c_in: int, middle: int, c_out: int, *, groups: int = 1) -> nn.Sequential:
@@ -68,9 +69,12 @@ class DistanceHead(nn.Module):
         c_in: channels of the levels, finest first. num_classes: C. strides: input pixels per cell of the levels.
         reg_max: bins of a distance; 1 for a distance that is given directly.
         depthwise: class branches with depthwise convolutions. box_groups: groups inside a box branch.
-        class_limit: see the function ``class_width``; class_width: the width itself, where a checkpoint has another.
+        class_limit: see the function ``class_width``; class_width: the width itself, or 0.
         box_start: initial bias of the distances.
     """
+
+    OPTIONS: ClassVar[tuple[str, ...]] = ("reg_max", "depthwise")
+    extra_name = "extra"
 
     def __init__(
         self,
@@ -82,7 +86,7 @@ class DistanceHead(nn.Module):
         depthwise: bool = False,
         box_groups: int = 1,
         class_limit: tuple[int, int] = (1, 100),
-        class_width: int | None = None,
+        class_width: int = 0,
         box_start: float = 2.0,
     ):
         super().__init__()
@@ -142,11 +146,150 @@ class DistanceHead(nn.Module):
         """The task's decoded columns [B, A, E], in a tuple; () for detection."""
         return ()
 
-    extra_name = "extra"
-
     def case_outputs(self, raw: RawHead) -> dict[str, Tensor]:
         """All outputs under the names of parity cases."""
         outputs = {"decoded": self.rows(raw)}
         for kind, levels in (("box", raw.reg_logits), ("cls", raw.cls_logits), (self.extra_name, raw.extra)):
             outputs |= {f"{kind}.{level_name(stride)}": level for stride, level in zip(self.strides, levels)}
-        return outputs
+        return outputs | ({"proto": raw.prototypes[0]} if raw.prototypes else {})
+
+    @classmethod
+    def read(cls, state: Mapping[str, Any], prefix: str) -> tuple[int, dict[str, Any]] | None:
+        """Class count and options that a state dict shows of a head whose keys begin with ``prefix``, or None."""
+        boxes, scores = (shape_of(state, f"{prefix}{name}.0.2.weight") for name in ("cv2", "cv3"))
+        if not boxes or not scores or f"{prefix}one2one_cv2.0.2.weight" in state:
+            return None
+        task = cls.read_task(state, prefix)
+        if task is None:
+            return None
+        depthwise = f"{prefix}cv3.0.0.0.conv.weight" in state
+        return scores[0], {"reg_max": boxes[0] // 4, "depthwise": depthwise, **task}
+
+    @classmethod
+    def read_task(cls, state: Mapping[str, Any], prefix: str) -> dict[str, Any] | None:
+        """Options of the task that a state dict shows, or None if its head is for another task."""
+        return None if f"{prefix}cv4.0.2.weight" in state else {}
+
+
+class Prototypes(nn.Module):
+    """Mask prototypes at twice the size of the finest level. Keys ``cv1``, ``upsample``, ``cv2``, ``cv3``."""
+
+    def __init__(self, c_in: int, width: int, masks: int):
+        super().__init__()
+        self.cv1 = ConvNormAct(c_in, width, kernel=3)
+        self.upsample = nn.ConvTranspose2d(width, width, 2, 2)
+        self.cv2 = ConvNormAct(width, width, kernel=3)
+        self.cv3 = ConvNormAct(width, masks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, c_in, H, W] -> [B, masks, 2 H, 2 W]."""
+        return self.cv3(self.cv2(self.upsample(self.cv1(x))))
+
+
+class TaskHead(DistanceHead):
+    """A DistanceHead with a third branch ``cv4`` of ``columns`` channels; what they mean is the subclass's.
+
+    Args:
+        c_in, num_classes, options: as of DistanceHead. columns: E.
+    """
+
+    def __init__(self, c_in: Sequence[int], num_classes: int, *, columns: int, **options: Any):
+        super().__init__(c_in, num_classes, **options)
+        self.columns = columns
+        self.cv4 = nn.ModuleList(branch(c, max(c_in[0] // 4, columns), columns) for c in c_in)
+
+    def forward(self, features: Sequence[Tensor]) -> RawHead:
+        """[B, c_in[i], H_i, W_i] per level -> RawHead with ``extra``."""
+        return super().forward(features)._replace(extra=tuple(conv(x) for conv, x in zip(self.cv4, features)))
+
+    def columns_of(self, raw: RawHead) -> Tensor:
+        """The third branch of all levels [B, A, E], float32, as it is."""
+        return flatten_levels(raw.extra).float()
+
+
+class SegmentHead(TaskHead):
+    """Adds mask coefficients to each box, and prototypes to each picture: mask = coefficients . prototypes > 0."""
+
+    OPTIONS = (*DistanceHead.OPTIONS, "masks", "prototype_width")
+    extra_name = "coef"
+
+    def __init__(self, c_in: Sequence[int], num_classes: int, *, masks: int = 32, prototype_width: int, **options: Any):
+        super().__init__(c_in, num_classes, columns=masks, **options)
+        branches = self.cv4
+        del self.cv4  # stands behind the prototypes in checkpoints
+        self.proto = Prototypes(c_in[0], prototype_width, masks)
+        self.cv4 = branches
+
+    def forward(self, features: Sequence[Tensor]) -> RawHead:
+        """[B, c_in[i], H_i, W_i] per level -> RawHead with ``extra`` and ``prototypes``."""
+        return super().forward(features)._replace(prototypes=(self.proto(features[0]),))
+
+    def extras(self, raw: RawHead) -> tuple[Tensor, ...]:
+        """Mask coefficients [B, A, masks], linear."""
+        return (self.columns_of(raw),)
+
+    @classmethod
+    def read_task(cls, state: Mapping[str, Any], prefix: str) -> dict[str, Any] | None:
+        """Number of masks and width of the prototypes, or None without prototypes."""
+        masks, width = (shape_of(state, f"{prefix}{name}.weight") for name in ("cv4.0.2", "proto.upsample"))
+        return {"masks": masks[0], "prototype_width": width[0]} if masks and width else None
+
+
+class PoseHead(TaskHead):
+    """Adds keypoints to each box. ``keypoints``: (K, D), D = 3 with visibility, 2 without."""
+
+    OPTIONS = (*DistanceHead.OPTIONS, "keypoints")
+    extra_name = "kpt"
+
+    def __init__(self, c_in: Sequence[int], num_classes: int, *, keypoints: tuple[int, int] = (17, 3), **options: Any):
+        super().__init__(c_in, num_classes, columns=keypoints[0] * keypoints[1], **options)
+        self.keypoints = (keypoints[0], keypoints[1])
+
+    def extras(self, raw: RawHead) -> tuple[Tensor, ...]:
+        """Keypoints [B, A, K * D]: x, y in input pixels, and visibility in [0, 1] where D is 3."""
+        points, strides = self.points(raw)
+        values = self.columns_of(raw).unflatten(-1, self.keypoints)
+        places = values[..., :2] * (2 * strides[:, None]) + (points - strides / 2)[:, None]
+        return (torch.cat((places, values[..., 2:].sigmoid()), -1).flatten(2),)
+
+    @classmethod
+    def read_task(cls, state: Mapping[str, Any], prefix: str) -> dict[str, Any] | None:
+        """Number of keypoints; three values each where their total allows it."""
+        columns = shape_of(state, f"{prefix}cv4.0.2.weight")
+        if not columns or columns[0] < 2 or f"{prefix}proto.cv1.conv.weight" in state:
+            return None
+        values = 3 if columns[0] % 3 == 0 else 2
+        return {"keypoints": (columns[0] // values, values)}
+
+
+class RotatedHead(TaskHead):
+    """Adds an angle to each box; boxes are rotated about their own centre."""
+
+    extra_name = "angle"
+
+    def __init__(self, c_in: Sequence[int], num_classes: int, **options: Any):
+        super().__init__(c_in, num_classes, columns=1, **options)
+
+    def decode(self, raw: RawHead) -> tuple[Tensor, Tensor]:
+        """Rotated boxes have no corners x1, y1, x2, y2: always NotImplementedError. See ``decode_rotated``."""
+        raise NotImplementedError("decode: boxes of a rotated head are (x, y, w, h, angle); use head.decode_rotated")
+
+    def decode_rotated(self, raw: RawHead) -> tuple[Tensor, Tensor]:
+        """Boxes [B, A, 5]: centre, size in input pixels, angle in radians, in [-pi/4, 3 pi/4); scores [B, A, C]."""
+        points, strides = self.points(raw)
+        left, top, right, bottom = (self.distances(raw) * strides).unbind(-1)
+        angle = (self.columns_of(raw).squeeze(-1).sigmoid() - 0.25) * pi
+        cos, sin = angle.cos(), angle.sin()
+        dx, dy = (right - left) / 2, (bottom - top) / 2
+        x, y = points[:, 0] + dx * cos - dy * sin, points[:, 1] + dx * sin + dy * cos
+        return torch.stack((x, y, left + right, top + bottom, angle), -1), self.scores(raw)
+
+    def rows(self, raw: RawHead) -> Tensor:
+        """The reference's decoded rows [B, 5 + C, A]: centre, size, scores, angle; float32."""
+        boxes, scores = self.decode_rotated(raw)
+        return torch.cat((boxes[..., :4], scores, boxes[..., 4:]), -1).transpose(1, 2)
+
+    @classmethod
+    def read_task(cls, state: Mapping[str, Any], prefix: str) -> dict[str, Any] | None:
+        """{} where the third branch is one angle, else None."""
+        return {} if shape_of(state, f"{prefix}cv4.0.2.weight")[:1] == (1,) else None

@@ -3,16 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from math import ceil
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from fastdet.models.detection_model import DetectionModel
 from fastdet.models.graph import Graph, Row
-from fastdet.models.keys import KeyMap
+from fastdet.models.keys import KeyMap, shape_of
 from fastdet.models.model_spec import ModelSpec
 
 
@@ -22,20 +22,49 @@ class GraphSpec(ModelSpec):
 
     Attributes:
         rows: the table, before scaling. depth, width, max_channels: the scaling; see ``channels`` and ``repeats``.
-        head: ``head(c_in per tap, num_classes, strides=..., **head_options)``.
-        head_options: plain values, by name.
-        bn_eps, bn_momentum: of every BatchNorm of the rows and of the head.
+        head: class, called as ``head(c_in per tap, num_classes, strides=..., **options)``; its ``OPTIONS`` names those
+            of the fields below that it takes. Its ``read(state, prefix)`` gives class count and options that a state
+            dict shows, or None if its head is another.
+        bn_eps, bn_momentum: of every BatchNorm of the rows.
+        reg_max, depthwise, masks, prototype_width, keypoints, anchors: options of heads.
     """
 
     rows: tuple[Row, ...]
-    head: Callable[..., nn.Module]
-    head_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    head: Any
     depth: float = 1.0
     width: float = 1.0
     max_channels: int = 1 << 16
     bn_eps: float = 1e-3
     bn_momentum: float = 0.03
     score_threshold: float = 0.001
+    rect: bool = True
+    reg_max: int = 16
+    depthwise: bool = False
+    masks: int = 32
+    prototype_width: int = 256
+    keypoints: tuple[int, int] = (17, 3)
+    anchors: tuple[tuple[tuple[float, float], ...], ...] = ()
+
+    FILE_FIELDS: ClassVar[tuple[str, ...]] = (
+        *ModelSpec.FILE_FIELDS,
+        *("bn_eps", "reg_max", "depthwise", "masks", "prototype_width", "keypoints", "anchors"),
+    )
+
+    def __post_init__(self) -> None:
+        sizes = (self.reg_max, self.masks, self.prototype_width, *self.keypoints, *map(len, self.anchors))
+        if not all(1 <= size <= 4096 for size in sizes) or len(self.keypoints) != 2:
+            raise ValueError(f"{self.name}: options of the head must be 1 to 4096, got {sizes}")
+        if len({*map(len, self.anchors)}) > 1 or any(len(pair) != 2 for level in self.anchors for pair in level):
+            raise ValueError(f"{self.name}: anchors must be as many pairs for each level, got {self.anchors}")
+
+    @property
+    def head_options(self) -> dict[str, Any]:
+        """The options that ``head`` takes."""
+        return {name: getattr(self, name) for name in self.head.OPTIONS}
+
+    def variant(self, suffix: str, **changes: Any) -> Any:
+        """The same with ``suffix`` behind its name and other fields."""
+        return replace(self, name=self.name + suffix, **changes)
 
     def channels(self, base: int) -> int:
         """Channels of a row: at most ``max_channels``, times ``width``, rounded up to a multiple of 8."""
@@ -52,10 +81,10 @@ class GraphModel(DetectionModel):
     def __init__(self, spec: GraphSpec, num_classes: int = 80):
         super().__init__(spec, num_classes)
         self.model = Graph(spec.rows, width=spec.channels, depth=spec.repeats)
-        self.model.append(spec.head(self.model.c_out, num_classes, strides=spec.strides, **spec.head_options))
         for block in self.modules():
             if isinstance(block, nn.BatchNorm2d):
                 block.eps, block.momentum = spec.bn_eps, spec.bn_momentum
+        self.model.append(spec.head(self.model.c_out, num_classes, strides=spec.strides, **spec.head_options))
 
     @property
     def head(self) -> Any:
@@ -94,14 +123,27 @@ def case_outputs(module: Any, images: Tensor) -> dict[str, Tensor]:
     return outputs
 
 
-def shape_of(state: Mapping[str, Any], key: str) -> tuple[int, ...]:
-    """Shape of the entry ``key`` of a state dict, () where there is none."""
-    return tuple(getattr(state.get(key), "shape", ()))
+def prefix_of(spec: GraphSpec) -> str:
+    """What stands before the head's keys: the number of rows."""
+    return f"model.{len(spec.rows)}."
+
+
+def num_classes_in(specs: Iterable[GraphSpec], state: Mapping[str, Any]) -> int | None:
+    """Class count of an official state dict whose head is that of one of ``specs``, else None."""
+    readings = (spec.head.read(state, prefix_of(spec)) for spec in specs)
+    return next((reading[0] for reading in readings if reading), None)
 
 
 def fitting(specs: Iterable[GraphSpec], state: Mapping[str, Any]) -> list[GraphSpec]:
-    """The specs as wide as ``state`` in the first row and with the head in its last row."""
+    """The specs with the head of ``state`` and as wide in the first row, with the head's options as ``state`` shows."""
     stem = shape_of(state, "model.0.conv.weight")[:1]
-    numbers = [key.split(".")[1] for key in state if key.startswith("model.")]
-    last = max((int(number) for number in numbers if number.isdigit()), default=-1)
-    return [spec for spec in specs if len(spec.rows) == last and stem == (spec.channels(spec.rows[0].channels or 0),)]
+    wide = [spec for spec in specs if stem == (spec.channels(spec.rows[0].channels or 0),)]
+    return [fit(spec, state) for spec in wide if spec.head.read(state, prefix_of(spec))]
+
+
+def fit(spec: GraphSpec, state: Mapping[str, Any]) -> GraphSpec:
+    """``spec`` with those options of its head that keys and shapes of ``state`` show to be others."""
+    reading = spec.head.read(state, prefix_of(spec))
+    if reading is None or all(getattr(spec, name) == value for name, value in reading[1].items()):
+        return spec
+    return replace(spec, **reading[1])

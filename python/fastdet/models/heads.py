@@ -36,6 +36,24 @@ class RawHead(NamedTuple):
         return RawHead(self.other_cls_logits, self.other_reg_logits, self.other_extra)
 
 
+class AnchorRaw(NamedTuple):
+    """What an anchor-based head returns: nothing decoded, one tensor per level, finest level first.
+
+    logits: [B, P * (5 + C + E), H, W] each: for each of P anchors x, y, width, height, objectness, C classes and E
+        columns of the task.
+    prototypes: as in RawHead.
+    """
+
+    logits: tuple[Tensor, ...]
+    prototypes: tuple[Tensor, ...] = ()
+
+
+class ClassLogits(NamedTuple):
+    """What a classifier returns. logits: [B, C], before the softmax."""
+
+    logits: Tensor
+
+
 class Targets(NamedTuple):
     """Ground truth of a batch, one entry per picture; entries may be empty.
 

@@ -72,6 +72,11 @@ def official_layout(module: nn.Module, keys: KeyMap) -> dict[str, tuple[str, Ten
     return layout
 
 
+def shape_of(state: Mapping[str, Any], key: str) -> tuple[int, ...]:
+    """Shape of the entry ``key`` of a state dict, () where there is none."""
+    return tuple(getattr(state.get(key), "shape", ()))
+
+
 def strip_prefix(state: Mapping[str, Any], prefixes: Sequence[str] = ("module.", "_orig_mod.")) -> Mapping[str, Any]:
     """``state`` without the prefixes that data-parallel training and torch's compiler put before every key."""
     for prefix in (*prefixes, *prefixes):

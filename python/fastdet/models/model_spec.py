@@ -15,6 +15,7 @@ class ModelSpec:
         name: fastdet's name, e.g. ``damo-yolo-t``.
         family: key into ``fastdet.models.FAMILIES``.
         task: ``"detect"``, ``"segment"``, ``"pose"``, ``"obb"`` (rotated boxes) or ``"classify"``.
+        num_classes: of the published weights.
         input_size: (height, width) in pixels at which the model was trained.
         color: channel order the network expects, ``"RGB"`` or ``"BGR"``.
         keep_ratio: True for a letterbox, False for a plain stretch to ``input_size``.
@@ -24,6 +25,9 @@ class ModelSpec:
         strides: input pixels per cell of each output level, finest first. Both sides of an input must be
             multiples of the last.
         score_threshold, iou_threshold, max_det, multi_label: post-processing of the published evaluation.
+        predict_iou_threshold, predict_max_det: what the reference's own prediction uses, at a score above 0.25.
+        rect: True where the reference predicts on the smallest rectangle of whole strides around the resized picture,
+            False where it fills the whole input.
         reference_names: names under which the reference publishes the model (configurations, files).
         license: licence of the published weights.
 
@@ -40,6 +44,7 @@ class ModelSpec:
     name: str
     family: str
     task: str = "detect"
+    num_classes: int = 80
     input_size: tuple[int, int]
     color: str = "RGB"
     keep_ratio: bool = True
@@ -52,6 +57,9 @@ class ModelSpec:
     iou_threshold: float = 0.7
     max_det: int = 300
     multi_label: bool = True
+    predict_iou_threshold: float = 0.7
+    predict_max_det: int = 300
+    rect: bool = False
     reference_names: tuple[str, ...] = ()
     license: str = ""
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastdet.formats import ModuleNode, Record, flatten, is_module, value_of
-from fastdet.models.keys import strip_prefix
+from fastdet.models.keys import shape_of, strip_prefix
 
 MAX_CLASSES = 1 << 16
 MAX_SIDE = 1 << 14
@@ -53,11 +53,6 @@ class Official:
     def shape(self, key: str) -> tuple[int, ...]:
         """The shape of a weight; () where there is none of this name."""
         return shape_of(self.state, key)
-
-
-def shape_of(state: Mapping[str, Any], key: str) -> tuple[int, ...]:
-    """The shape of ``state[key]`` (NumPy or torch); () where there is none."""
-    return tuple(getattr(state.get(key), "shape", ()))
 
 
 def read_official(content: Any) -> Official:

@@ -30,7 +30,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from fastdet.models import damo_yolo, yolov8, yolov9
+from fastdet.models import damo_yolo, yolo11, yolov5, yolov8, yolov9
 from fastdet.models.detection_model import DetectionModel
 from fastdet.models.keys import KeyMap, load_strict, official_layout, strip_prefix
 from fastdet.models.model_spec import ModelSpec
@@ -63,8 +63,10 @@ class Family(Protocol):
 
 FAMILIES: dict[str, Family] = {
     "damo-yolo": damo_yolo,
+    "yolov5": yolov5,
     "yolov8": yolov8,
     "yolov9": yolov9,
+    "yolo11": yolo11,
 }
 
 
@@ -86,20 +88,28 @@ def spec(name: str) -> ModelSpec:
     raise ValueError(f"models.spec: name must be one of {known}; got {name!r}")
 
 
-def build(name: str | ModelSpec, num_classes: int = 80) -> DetectionModel:
+def fit(chosen: ModelSpec, state: Mapping[str, Any]) -> ModelSpec:
+    """``chosen`` with the options that keys and shapes of an official ``state`` show, where its family has any."""
+    fit_family = getattr(FAMILIES[chosen.family], "fit", None)
+    fitted: ModelSpec = chosen if fit_family is None else fit_family(chosen, strip_prefix(state))
+    return fitted
+
+
+def build(name: str | ModelSpec, num_classes: int | None = None) -> DetectionModel:
     """A model with random weights, in its training graph and training mode.
 
     Args:
         name: a model name, or a specification.
-        num_classes: C, at least 1.
+        num_classes: C, at least 1; None for that of the published weights: 80, or what the task has.
 
     Returns:
         DetectionModel: ``forward(images [B, 3, H, W]) -> RawHead``, ``decode(raw) -> (boxes [B, A, 4], scores
         [B, A, C])``, ``criterion(raw, targets) -> dict``, ``fuse()``, and the attributes ``spec`` and ``names``.
     """
+    chosen = spec(name) if isinstance(name, str) else name
+    num_classes = chosen.num_classes if num_classes is None else num_classes
     if num_classes < 1:
         raise ValueError(f"models.build: num_classes must be at least 1, got {num_classes}")
-    chosen = spec(name) if isinstance(name, str) else name
     return FAMILIES[chosen.family].build(chosen, num_classes)
 
 
@@ -182,13 +192,6 @@ def identify(official: Official) -> tuple[ModelSpec, int] | None:
         height, width = (-(-side // step) * step for side in official.input_size)
         spec = dataclasses.replace(spec, input_size=(height, width))
     return spec, num_classes
-
-
-def fit(spec: ModelSpec, state: Mapping[str, Any]) -> ModelSpec:
-    """``spec``, or its variant with the layout of the official state dict ``state``, where the family has several."""
-    family_fit = getattr(FAMILIES[spec.family], "fit", None)
-    found: ModelSpec = spec if family_fit is None else family_fit(spec, state)
-    return found
 
 
 def upgraded(family: Family, state: Mapping[str, Any]) -> Mapping[str, Any]:

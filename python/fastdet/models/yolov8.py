@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""YOLOv8: C2f blocks, and the anchor-free head with distance bins."""
+"""YOLOv8: C2f blocks, and the anchor-free head with distance bins, for five tasks."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastdet.models.blocks import SPPF, C2f, Concat, ConvNormAct, Upsample
+from fastdet.models.classify_head import ClassifyHead
 from fastdet.models.distance_head import DistanceHead
 from fastdet.models.graph import Row
-from fastdet.models.graph_model import GraphModel, GraphSpec, case_outputs, fitting, key_map, shape_of
+from fastdet.models.graph_model import GraphModel, GraphSpec, case_outputs, fit, fitting, key_map, num_classes_in
+from fastdet.models.task_specs import distance_tasks
 
-__all__ = ["SPECS", "build", "candidates", "case_outputs", "key_map", "num_classes_of"]
+__all__ = ["SPECS", "build", "candidates", "case_outputs", "fit", "key_map", "num_classes_of"]
 
 BACKBONE = (
     Row(ConvNormAct, 64, kernel=3, stride=2),
@@ -49,9 +51,9 @@ SIZES = {
 }
 
 
-def _spec(size: str) -> GraphSpec:
+def _specs(size: str) -> tuple[GraphSpec, ...]:
     depth, width, most = SIZES[size]
-    return GraphSpec(
+    plain = GraphSpec(
         name=f"yolov8{size}",
         family="yolov8",
         input_size=(640, 640),
@@ -62,18 +64,32 @@ def _spec(size: str) -> GraphSpec:
         max_channels=most,
         license="AGPL-3.0",
     )
+    return (
+        plain,
+        *distance_tasks(plain),
+        plain.variant(
+            "-cls",
+            task="classify",
+            num_classes=1000,
+            input_size=(224, 224),
+            rows=(*BACKBONE[:-1], Row(C2f, 1024, repeat=3, shortcut=True, tap="P5")),
+            head=ClassifyHead,
+            max_channels=1024,
+            bn_eps=1e-5,
+            bn_momentum=0.1,
+        ),
+    )
 
 
-SPECS = {spec.name: spec for spec in map(_spec, SIZES)}
+SPECS = {spec.name: spec for size in SIZES for spec in _specs(size)}
 build = GraphModel
 
 
 def num_classes_of(state: Mapping[str, Any]) -> int | None:
     """Class count of an official state dict, or None if it is none of this family's."""
-    shape = shape_of(state, "model.22.cv3.0.2.weight")
-    return shape[0] if shape else None
+    return num_classes_in(SPECS.values(), state)
 
 
 def candidates(state: Mapping[str, Any]) -> list[GraphSpec]:
-    """The sizes that an official state dict could be."""
+    """The models that an official state dict could be."""
     return fitting(SPECS.values(), state)

@@ -78,7 +78,7 @@ def run_case(case: Mapping[str, Any], state: Mapping[str, Any], image: np.ndarra
     if num_classes is None:
         raise ValueError(f"run_case: state must be one of {spec.name}'s reference, got keys {list(state)[:3]}")
     with unfilled():  # all of it is overwritten
-        module = models.build(spec, num_classes)
+        module = models.build(models.fit(spec, state), num_classes)
         models.load_official(module, state).eval()
     if deployed:
         module.fuse()

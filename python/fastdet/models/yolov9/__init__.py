@@ -9,7 +9,7 @@ box branches have no groups (``yolov9cu``). Size t has two widths of its class b
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -41,8 +41,10 @@ def key_map(spec: Yolov9Spec) -> KeyMap:
 
 def fit(spec: Yolov9Spec, state: Mapping[str, Any]) -> Yolov9Spec:
     """``spec``, or that one of the same size whose layout ``state`` has."""
-    same_size: Sequence[Yolov9Spec] = [found for found in candidates(state) if found.plan is spec.plan]
-    return spec if spec in same_size or not same_size else same_size[0]
+    alike = [found for found in candidates(state) if found.plan is spec.plan]
+    if any((found.name, found.head_options) == (spec.name, spec.head_options) for found in alike) or not alike:
+        return spec
+    return alike[0]
 
 
 def case_outputs(module: GraphModel, images: Tensor) -> dict[str, Tensor]:

@@ -16,6 +16,8 @@ from fastdet.models.heads import RawHead, level_name, xyxy_to_cxcywh
 class MainHead(DistanceHead):
     """The head of the deployed graph. Keys ``cv2`` boxes, ``cv3`` classes, ``dfl``."""
 
+    OPTIONS = ("class_limit", "class_width")
+
     def __init__(
         self,
         c_in: Sequence[int],
@@ -23,7 +25,7 @@ class MainHead(DistanceHead):
         *,
         strides: Sequence[int],
         class_limit: tuple[int, int] = (2, 128),
-        class_width: int | None = None,
+        class_width: int = 0,
     ):
         super().__init__(
             c_in, num_classes, strides=strides, box_groups=4, class_limit=class_limit, class_width=class_width,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from fastdet.models.distance_head import DistanceHead, class_width
 from fastdet.models.graph_model import GraphSpec
@@ -20,6 +20,7 @@ class Yolov9Spec(GraphSpec):
 
     Attributes:
         plan: the widths. image_row: 1 where row 0 is the picture itself.
+        class_limit, class_width: of the class branches, see ``distance_head``.
     """
 
     family: str = "yolov9"
@@ -27,10 +28,10 @@ class Yolov9Spec(GraphSpec):
     license: str = "GPL-3.0"
     plan: tables.Plan
     image_row: int = 0
+    class_limit: tuple[int, int] = (2, 128)
+    class_width: int = 0
 
-
-# Class branches as the code has them, and as wide as the published figures of size t want them.
-CODE, PUBLISHED = (2, 128), (1, 100)
+    FILE_FIELDS: ClassVar[tuple[str, ...]] = (*GraphSpec.FILE_FIELDS, "class_width")
 
 
 def _specs() -> list[Yolov9Spec]:
@@ -55,13 +56,12 @@ def _specs() -> list[Yolov9Spec]:
             reference_names=(f"yolov9-{size}-converted",) if size != "t" else (),
         )
         port = replace(single, name=f"yolov9{size}u", head=DistanceHead, reference_names=(), license="AGPL-3.0")
+        port = replace(port, class_limit=(1, 100))
         specs += [dual, single, port]
         if size == "t":
-            narrow = {"class_limit": PUBLISHED}
-            specs.append(replace(dual, name="yolov9t-w80", head_options=narrow))
-            specs.append(
-                replace(single, name="gelan-t-w80", head_options=narrow, reference_names=("yolov9-t-converted",))
-            )
+            narrow = {"class_limit": (1, 100)}  # of the published figures and files, not of the published code
+            specs.append(dual.variant("-w80", **narrow))
+            specs.append(single.variant("-w80", **narrow, reference_names=("yolov9-t-converted",)))
     return specs
 
 
@@ -101,21 +101,14 @@ def candidates(state: Mapping[str, Any]) -> list[Yolov9Spec]:
     if found is None or len(shape) != 4:
         return []
     row, head = found
-    options: dict[str, Any] = {}
-    if head is DistanceHead and f"model.{row}.cv3.0.0.0.conv.weight" in state:
-        options["depthwise"] = True  # nets built by some releases of the port
+    depthwise = f"model.{row}.cv3.0.0.0.conv.weight" in state  # as some releases of the port build them
     alike = [
-        replace(spec, head_options={**spec.head_options, **options}) if options else spec
+        replace(spec, depthwise=depthwise) if depthwise else spec
         for spec in SPECS.values()
         if spec.head is head
         and len(spec.rows) == row
         and shape_of(state, f"model.{spec.image_row}.conv.weight")[:1] == spec.plan.stem[:1]
         and ("model.2.cv2.conv.weight" in state) == (spec.plan.first is tables.ELAN1)
     ]
-    exact = [spec for spec in alike if _width(spec, shape[0]) == shape[1]]
-    return exact or [replace(spec, head_options={**spec.head_options, "class_width": shape[1]}) for spec in alike[:1]]
-
-
-def _width(spec: Yolov9Spec, num_classes: int) -> int:
-    limit = spec.head_options.get("class_limit", PUBLISHED if spec.head is DistanceHead else CODE)
-    return class_width(spec.plan.top_down[1][0], num_classes, limit)
+    exact = [s for s in alike if class_width(s.plan.top_down[1][0], shape[0], s.class_limit) == shape[1]]
+    return exact or [replace(spec, class_width=shape[1]) for spec in alike[:1]]

@@ -3,21 +3,29 @@
 
 from __future__ import annotations
 
-from fastdet.formats.errors import FileFormatError
-from fastdet.formats.module_tree import ModuleNode, ModuleTree, flatten, is_module, value_of
+from fastdet.formats.errors import FileFormatError, shown
+from fastdet.formats.file_kinds import kind_of, open_file
+from fastdet.formats.legacy import is_legacy
+from fastdet.formats.module_tree import ModuleNode, ModuleTree, attributes_of, flatten, is_module, value_of
 from fastdet.formats.safetensors_file import read_safetensors, safetensors_bytes
-from fastdet.formats.torch_zip import read_torch_zip
-from fastdet.formats.unpickle import Record
+from fastdet.formats.torch_file import read_torch
+from fastdet.formats.unpickle import Global, Record
 
 __all__ = [
     "FileFormatError",
+    "Global",
     "ModuleNode",
     "ModuleTree",
     "Record",
+    "attributes_of",
     "flatten",
+    "is_legacy",
     "is_module",
+    "kind_of",
+    "open_file",
     "read_safetensors",
-    "read_torch_zip",
+    "read_torch",
     "safetensors_bytes",
+    "shown",
     "value_of",
 ]

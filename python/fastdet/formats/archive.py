@@ -10,19 +10,25 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from fastdet.formats.errors import FileFormatError
+from fastdet.formats.errors import FileFormatError, shown
+from fastdet.formats.file_kinds import archive_kind, open_file
 
 _LOCAL, _CENTRAL, _END = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
 _END64, _LOCATOR64 = b"PK\x06\x06", b"PK\x06\x07"
-_LEGACY_PICKLE = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")  # torch before 1.6: a pickled magic number
 _BROKEN = "the file is incomplete or damaged; download it again"
-_ENCRYPTED = 0x1
+_ENCRYPTED, _AES = 0x1, 99
+_DESCRIPTOR = 0x8  # checksum and sizes stand behind the member, not before it
 _CHUNK = 1 << 20
+_MAX_DIRECTORY = 16 << 20
+_MAX_MEMBERS = 50_000
 
 
 class _Member(NamedTuple):
     name: str
+    flags: int
+    method: int
     crc: int
+    packed: int
     size: int
     header: int  # offset of the local header
 
@@ -37,13 +43,11 @@ class Archive:
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = path
-        try:
-            self._file: BinaryIO = open(path, "rb")  # noqa: SIM115 - closed by __exit__
-        except OSError as error:
-            raise FileFormatError(path, f"cannot be opened: {error.strerror}") from error
+        self._file: BinaryIO = open_file(path)
         try:
             self.size = os.fstat(self._file.fileno()).st_size
             self._members = {member.name: member for member in self._directory()}
+            self._check_kind()
             self._data = self._check_layout()
         except BaseException:
             self._file.close()
@@ -64,6 +68,15 @@ class Archive:
         member = self._members.get(name)
         return None if member is None else member.size
 
+    def read_bytes(self, name: str) -> bytes:
+        """The bytes of a member; its checksum has been verified."""
+        member = self._members[name]
+        self._file.seek(self._data[name])
+        data = self._file.read(member.size)
+        if len(data) != member.size or zlib.crc32(data) != member.crc:
+            raise FileFormatError(self.path, f"member {shown(name)!r} has a wrong checksum; {_BROKEN}")
+        return data
+
     def read(self, name: str) -> np.ndarray:
         """The bytes of a member as a fresh uint8 array; its checksum has been verified."""
         member = self._members[name]
@@ -73,10 +86,10 @@ class Archive:
         for start in range(0, member.size, _CHUNK):
             part = view[start : start + _CHUNK]
             if self._file.readinto(part) != len(part):  # type: ignore[attr-defined]
-                raise FileFormatError(self.path, f"member {name!r} ends early; {_BROKEN}")
+                raise FileFormatError(self.path, f"member {shown(name)!r} ends early; {_BROKEN}")
             crc = zlib.crc32(part, crc)
         if crc != member.crc:
-            raise FileFormatError(self.path, f"member {name!r} has a wrong checksum; {_BROKEN}")
+            raise FileFormatError(self.path, f"member {shown(name)!r} has a wrong checksum; {_BROKEN}")
         return data
 
     def _at(self, offset: int, length: int) -> bytes:
@@ -92,6 +105,8 @@ class Archive:
             raise FileFormatError(
                 self.path, "the zip directory is not where it says; something was put before or into it"
             )
+        if count > _MAX_MEMBERS or length > _MAX_DIRECTORY:
+            raise FileFormatError(self.path, f"has {count} members in its zip directory; no checkpoint has so many")
         raw = self._at(start, length)
         members: list[_Member] = []
         names = set()
@@ -112,19 +127,37 @@ class Archive:
             except UnicodeDecodeError:
                 raise FileFormatError(self.path, "a member's name is not UTF-8") from None
             size, packed, header = self._zip64(raw[tail : tail + extra_length], size, packed, header)
-            if method != 0 or flags & _ENCRYPTED or packed != size:
-                raise FileFormatError(
-                    self.path,
-                    f"member {name!r} is compressed or encrypted; no checkpoint is (a TorchScript program may be)",
-                )
             if name in names:
-                raise FileFormatError(self.path, f"member {name!r} is there twice")
+                raise FileFormatError(self.path, f"member {shown(name)!r} is there twice")
             names.add(name)
-            members.append(_Member(name, crc, size, header))
+            members.append(_Member(name, flags, method, crc, packed, size, header))
             position = tail + extra_length + comment_length
         if position != length:
             raise FileFormatError(self.path, f"the zip directory holds more than its members; {_BROKEN}")
         return members
+
+    def _check_kind(self) -> None:
+        """Refuse archives that are no checkpoint, as their names or the way they are packed tell."""
+        for name, flags, method, *_ in self._members.values():
+            if flags & _ENCRYPTED or method == _AES:
+                raise FileFormatError(
+                    self.path, f"member {shown(name)!r} is encrypted; unpack it with its password first"
+                )
+            if any(bad in name for bad in "\0\\") or name.startswith("/") or ".." in name.split("/"):
+                raise FileFormatError(self.path, f"member {shown(name)!r} leads out of the archive; do not unpack it")
+        reason = archive_kind(list(self._members))
+        if reason is not None:
+            raise FileFormatError(self.path, reason)
+        for name, _, method, _, packed, size, _ in self._members.values():
+            if method != 0:
+                raise FileFormatError(
+                    self.path,
+                    f"member {shown(name)!r} is compressed, {packed} bytes for {size}; torch.save compresses nothing",
+                )
+            if packed != size:
+                raise FileFormatError(
+                    self.path, f"member {shown(name)!r} has two sizes, {packed} and {size}; {_BROKEN}"
+                )
 
     def _end_record(self) -> tuple[int, int, int, int]:
         """Offset, length and entries of the directory, and the offset of what must follow it."""
@@ -136,7 +169,13 @@ class Archive:
                 break
             found = tail.rfind(_END, 0, found)
         if found < 0:
-            raise FileFormatError(self.path, self._what_it_is())
+            broken_off = self._at(0, min(4, self.size)) == _LOCAL
+            raise FileFormatError(
+                self.path,
+                "has no zip directory: the download broke off; download it again"
+                if broken_off
+                else "is not a torch checkpoint (a zip archive)",
+            )
         disk, first_disk, here, count, length, start = struct.unpack_from("<HHHHII", tail, found + 4)
         end = self.size - tail_length + found
         if end >= 20 and self._at(end - 20, 4) == _LOCATOR64:
@@ -178,31 +217,20 @@ class Archive:
         end = 0
         for member in sorted(self._members.values(), key=lambda member: member.header):
             fixed = self._at(member.header, 30)
-            name_length, extra_length = struct.unpack_from("<HH", fixed, 26)
+            flags, method = struct.unpack_from("<HH", fixed, 6)
+            crc, packed, size, name_length, extra_length = struct.unpack_from("<IIIHH", fixed, 14)
             name = self._at(member.header + 30, name_length)
-            if fixed[:4] != _LOCAL or name != member.name.encode() or struct.unpack_from("<H", fixed, 8)[0] != 0:
-                raise FileFormatError(self.path, f"member {member.name!r} differs from its entry in the directory")
+            # torch's own writer leaves the local numbers at zero, or at all ones with the true ones in an extra field.
+            told = [(crc, member.crc), (packed, member.size), (size, member.size)]
+            lies = any(local not in (real, 0, 0xFFFFFFFF) for local, real in told)
+            same = fixed[:4] == _LOCAL and name == member.name.encode() and method == 0 and not flags & _ENCRYPTED
+            if not same or (lies and not flags & _DESCRIPTOR):
+                raise FileFormatError(self.path, f"member {shown(member.name)!r} differs from its directory entry")
             start = member.header + 30 + name_length + extra_length
             if member.header < end or start + member.size > self._start:
-                raise FileFormatError(self.path, f"member {member.name!r} overlaps another or the directory")
+                raise FileFormatError(self.path, f"member {shown(member.name)!r} overlaps another or the directory")
             if not end and member.header:
                 raise FileFormatError(self.path, "something was put before the zip archive")
             data[member.name] = start
             end = start + member.size
         return data
-
-    def _what_it_is(self) -> str:
-        """Why a file without a zip directory is none, for the files that people really have."""
-        head = self._at(0, min(self.size, 512))
-        text = head.lstrip().lower()
-        if not head:
-            return "is empty; download it again"
-        if head.startswith(b"version https://git-lfs"):
-            return "is a Git LFS pointer, not the file itself; run `git lfs pull` or download it from its release page"
-        if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-            return "is a web page, not a checkpoint; download it with the link to the file itself"
-        if head.startswith(_LOCAL):
-            return "has no zip directory: the download broke off; download it again"
-        if head.startswith(_LEGACY_PICKLE):
-            return "was written by torch before 1.6; load it there and save it again with torch 1.6 or later"
-        return "is not a torch checkpoint (a zip archive)"

@@ -13,3 +13,9 @@ class FileFormatError(ValueError):
         super().__init__(f"{os.fspath(path)}: {reason}")
         self.path = os.fspath(path)
         self.reason = reason
+
+
+def shown(text: str, limit: int = 100) -> str:
+    """``text`` from a file as it may stand in a message: short, and without control characters."""
+    text = text if text.isprintable() else ascii(text)[1:-1]
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."

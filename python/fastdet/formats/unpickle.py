@@ -4,11 +4,18 @@
 from __future__ import annotations
 
 import io
-import pickletools
+import struct
+import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
-MAX_OPCODES = 5_000_000  # real checkpoints need under a million; bounds time and memory
+from fastdet.formats.errors import shown
+
+MAX_OPCODES = 2_000_000  # real checkpoints need under a million; bounds the time
+MAX_OBJECTS = 40 << 20  # bytes of Python objects, estimated; real checkpoints need a few MB
+MAX_LITERAL = 4 << 20  # bytes of one text or byte string
+MAX_INTEGER = 1 << 10  # bytes of one integer
+MAX_NAME = 1 << 10
 MAX_PROTOCOL = 5
 
 Scalar = (str, int, float, bytes, type(None))
@@ -34,63 +41,81 @@ class Record:
     """What an object of an unknown class was made of; without behaviour.
 
     Attributes:
-        kind: the Global (or Record) that was to be called. args: the arguments. state: what was to be restored into
-            it, or None. items: what was appended to it. entries: what was set in it by key.
+        kind: the Global that was to be called. args: the arguments. state: what was to be restored into it, or None.
+        items: what was appended to it. entries: what was set in it by key.
     """
 
     __slots__ = ("args", "entries", "items", "kind", "state")
 
-    def __init__(self, kind: Global | Record, args: Any):
+    def __init__(self, kind: Global, args: tuple):
         self.kind, self.args = kind, args
         self.state: Any = None
         self.items: list[Any] = []
         self.entries: dict[Any, Any] = {}
 
     def __repr__(self) -> str:
-        return f"<{self.kind!r}>" if isinstance(self.kind, Global) else "<record>"
+        return f"<{shown(repr(self.kind))}>"
 
 
 class Unpickler:
-    """Interprets one pickle.
+    """Interprets one pickle after another.
 
     Args:
-        calls: what may be done for a Global that is called, by ``"module.name"``: a function of the argument tuple.
-            Every other call makes a Record.
+        call: makes the value of a call of a Global with a tuple of arguments; a Record, if it knows nothing better.
         persistent: turns a persistent id into a value.
     """
 
-    def __init__(self, calls: Mapping[str, Callable[[tuple], Any]], persistent: Callable[[Any], Any]):
-        self._calls, self._persistent = calls, persistent
+    def __init__(self, call: Callable[[Global, tuple], Any], persistent: Callable[[Any], Any]):
+        self._make, self._persistent = call, persistent
         self._stack: list[Any] = []
         self._marks: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
+        self._left = MAX_OBJECTS
 
-    def load(self, data: bytes) -> Any:
-        """The value that ``data`` describes. PickleError for anything malformed, out of bounds or not supported."""
+    def load(self, data: bytes | BinaryIO) -> Any:
+        """The value that ``data`` describes; a stream is left behind the pickle's end.
+
+        Raises:
+            PickleError: for anything malformed, out of bounds or not supported.
+        """
         self._stack, self._marks, self._memo = [], [], {}
+        stream = io.BytesIO(data) if isinstance(data, bytes) else data
         try:
-            stream = io.BytesIO(data)
-            for _ in range(MAX_OPCODES):
-                code = stream.read(1)
+            return self._run(stream)
+        except (PickleError, OSError):
+            raise
+        except (ValueError, LookupError, TypeError, ArithmeticError, MemoryError, struct.error) as error:
+            raise PickleError(f"is damaged ({type(error).__name__})") from error
+
+    def _run(self, stream: BinaryIO) -> Any:
+        for _ in range(MAX_OPCODES):
+            code = stream.read(1)
+            instruction = _INSTRUCTIONS.get(code)
+            if instruction is None:
                 if code == b".":
                     if len(self._stack) != 1 or self._marks:
                         raise PickleError("leaves more or less than one value")
-                    return self._stack[0]
-                if code not in _INSTRUCTIONS:
-                    raise PickleError(
-                        f"uses the instruction {code!r}, which no checkpoint needs" if code else "has no end"
-                    )
-                action, read_argument = _INSTRUCTIONS[code]
-                action(self, read_argument(stream))
-        except PickleError:
-            raise
-        except (ValueError, LookupError, TypeError, ArithmeticError, AssertionError, MemoryError) as error:
-            raise PickleError(f"is damaged ({type(error).__name__})") from error
+                    return self._stack.pop()
+                if not code:
+                    raise PickleError("has no end; the file is incomplete, download it again")
+                raise PickleError(f"uses the instruction {code!r}, which no checkpoint needs")
+            action, read_argument, cost = instruction
+            action(self, read_argument(stream))
+            self._charge(cost)
         raise PickleError(f"has more than {MAX_OPCODES} instructions")
+
+    def _charge(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise PickleError(f"describes more than {MAX_OBJECTS >> 20} MB of objects besides its tensors")
 
     # Every method below carries out one instruction or a few alike; ``arg`` is what stands behind its opcode.
 
     def _push(self, arg: Any) -> None:
+        self._stack.append(arg)
+
+    def _literal(self, arg: Any) -> None:
+        self._charge(sys.getsizeof(arg))
         self._stack.append(arg)
 
     def _protocol(self, arg: int) -> None:
@@ -122,6 +147,7 @@ class Unpickler:
         else:
             items = self._stack[len(self._stack) - length :]
             del self._stack[len(self._stack) - length :]
+        self._charge(8 * len(items))
         self._stack.append(tuple(items))
 
     def _put(self, arg: int) -> None:
@@ -138,15 +164,20 @@ class Unpickler:
 
     def _stack_global(self, arg: None) -> None:
         name, module = self._stack.pop(), self._stack.pop()
-        if not isinstance(name, str) or not isinstance(module, str):
-            raise PickleError("names a class by something that is not text")
+        if not isinstance(name, str) or not isinstance(module, str) or len(name) + len(module) > MAX_NAME:
+            raise PickleError("names a class by something that is no name")
         self._stack.append(Global(module, name))
 
     def _call(self, kind: Any, args: Any) -> None:
-        if not isinstance(kind, (Global, Record)) or not isinstance(args, tuple):
+        if isinstance(kind, Record):
+            raise PickleError(f"calls what a call of {shown(repr(kind.kind))} returned, which no checkpoint needs")
+        if not isinstance(kind, Global) or not isinstance(args, tuple):
             raise PickleError("calls something that is not a class or function")
-        known = self._calls.get(repr(kind)) if isinstance(kind, Global) else None
-        self._stack.append(Record(kind, args) if known is None else known(args))
+        if args and isinstance(args[0], (list, tuple)):
+            self._charge(130 * len(args[0]))  # what a container made of it takes
+        elif args and isinstance(args[0], str):
+            self._charge(len(args[0]))
+        self._stack.append(self._make(kind, args))
 
     def _reduce(self, arg: None) -> None:
         args, kind = self._stack.pop(), self._stack.pop()
@@ -154,6 +185,8 @@ class Unpickler:
 
     def _new_with_keywords(self, arg: None) -> None:
         keywords, args, kind = self._stack.pop(), self._stack.pop(), self._stack.pop()
+        if not isinstance(keywords, dict) or not isinstance(args, tuple):
+            raise PickleError("makes an object from arguments that are none")
         self._call(kind, (*args, keywords) if keywords else args)
 
     def _build(self, arg: None) -> None:
@@ -168,6 +201,7 @@ class Unpickler:
             target = target.items
         if not isinstance(target, list):
             raise PickleError("appends to something that is not a list")
+        self._charge(10 * len(items))
         target.extend(items)
 
     def _append(self, arg: None) -> None:
@@ -183,6 +217,7 @@ class Unpickler:
             target = target.entries
         if not isinstance(target, dict) or len(flat) % 2:
             raise PickleError("sets items of something that is not a dict")
+        self._charge(50 * len(flat))
         for key, value in zip(flat[::2], flat[1::2]):
             target[hashable(key)] = value
 
@@ -204,7 +239,17 @@ class Unpickler:
         items = self._pop_mark()
         if not isinstance(self._stack[-1], set):
             raise PickleError("adds to something that is not a set")
+        self._charge(130 * len(items))
         self._stack[-1].update(map(hashable, items))
+
+    def _list(self, arg: None) -> None:
+        items = self._pop_mark()
+        self._stack.append(items)
+
+    def _frozenset(self, arg: None) -> None:
+        items = self._pop_mark()
+        self._charge(130 * len(items))
+        self._stack.append(frozenset(map(hashable, items)))
 
     def _persistent_id(self, arg: None) -> None:
         self._stack.append(self._persistent(self._stack.pop()))
@@ -217,70 +262,124 @@ def hashable(value: Any) -> Any:
     raise PickleError(f"uses a {type(value).__name__} as a key")
 
 
-def _fixed(make: Callable[[], Any]) -> Callable[[Unpickler, Any], None]:
-    return lambda machine, _: machine._stack.append(make())
+# ---- arguments behind an opcode ------------------------------------------------------------------------------------
 
 
-# Instructions whose argument is the value itself.
-_LITERALS = [
-    "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT", "BINSTRING", "SHORT_BINSTRING", "BINUNICODE",
-    "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8",
-]  # fmt: skip
-_ACTIONS: dict[str, Callable[[Unpickler, Any], Any]] = {
-    **dict.fromkeys(_LITERALS, Unpickler._push),
-    **dict.fromkeys(["BINPUT", "LONG_BINPUT"], Unpickler._put),
-    **dict.fromkeys(["BINGET", "LONG_BINGET"], Unpickler._get),
-    "PROTO": Unpickler._protocol,
-    "FRAME": Unpickler._ignore,
-    "MEMOIZE": Unpickler._memoize,
-    "NONE": _fixed(lambda: None),
-    "NEWTRUE": _fixed(lambda: True),
-    "NEWFALSE": _fixed(lambda: False),
-    "EMPTY_DICT": _fixed(dict),
-    "EMPTY_LIST": _fixed(list),
-    "EMPTY_SET": _fixed(set),
-    "EMPTY_TUPLE": lambda machine, _: machine._tuple(0),
-    "TUPLE1": lambda machine, _: machine._tuple(1),
-    "TUPLE2": lambda machine, _: machine._tuple(2),
-    "TUPLE3": lambda machine, _: machine._tuple(3),
-    "TUPLE": lambda machine, _: machine._tuple(None),
-    "LIST": lambda machine, _: machine._stack.append(machine._pop_mark()),
-    "DICT": Unpickler._dict,
-    "FROZENSET": lambda machine, _: machine._stack.append(frozenset(map(hashable, machine._pop_mark()))),
-    "MARK": Unpickler._mark,
-    "POP": Unpickler._pop,
-    "POP_MARK": lambda machine, _: machine._pop_mark(),
-    "DUP": lambda machine, _: machine._stack.append(machine._stack[-1]),
-    "APPEND": Unpickler._append,
-    "APPENDS": Unpickler._appends,
-    "SETITEM": Unpickler._set_item,
-    "SETITEMS": Unpickler._set_items,
-    "ADDITEMS": Unpickler._add_items,
-    "STACK_GLOBAL": Unpickler._stack_global,
-    "REDUCE": Unpickler._reduce,
-    "NEWOBJ": Unpickler._reduce,
-    "NEWOBJ_EX": Unpickler._new_with_keywords,
-    "BUILD": Unpickler._build,
-    "BINPERSID": Unpickler._persistent_id,
-}
+def _exactly(stream: BinaryIO, length: int) -> bytes:
+    data = stream.read(length)
+    if len(data) != length:
+        raise PickleError("ends inside a value; the file is incomplete, download it again")
+    return data
 
 
-def _no_argument(stream: io.BytesIO) -> None:
+def _nothing(stream: BinaryIO) -> None:
     return None
 
 
-def _two_lines(stream: io.BytesIO) -> tuple[str, str]:
-    """Module and name of a GLOBAL. pickletools' own reader would resolve escapes, which pickle does not."""
-    module, name = stream.readline(), stream.readline()
-    if not name.endswith(b"\n"):
-        raise PickleError("ends inside a name")
+def _number(layout: str) -> Callable[[BinaryIO], Any]:
+    packed = struct.Struct(layout)
+
+    def read(stream: BinaryIO) -> Any:
+        return packed.unpack(_exactly(stream, packed.size))[0]
+
+    return read
+
+
+def _counted(layout: str, convert: Callable[[bytes], Any], limit: int = MAX_LITERAL) -> Callable[[BinaryIO], Any]:
+    """A reader of a length and as many bytes."""
+    length_of = _number(layout)
+
+    def read(stream: BinaryIO) -> Any:
+        length = length_of(stream)
+        if not 0 <= length <= limit:
+            raise PickleError(f"has a value of {length} bytes; at most {limit} are read")
+        return convert(_exactly(stream, length))
+
+    return read
+
+
+def _long(data: bytes) -> int:
+    return int.from_bytes(data, "little", signed=True)
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogatepass")
+
+
+def _python2_text(data: bytes) -> str:
+    return data.decode("latin1")
+
+
+def _two_lines(stream: BinaryIO) -> tuple[str, str]:
+    """Module and name of a GLOBAL."""
+    module, name = stream.readline(MAX_NAME), stream.readline(MAX_NAME)
+    if not module.endswith(b"\n") or not name.endswith(b"\n"):
+        raise PickleError("ends inside a name, or has an endless one")
     return module[:-1].decode(), name[:-1].decode()
 
 
-# One byte -> what to do and how to read the argument behind it. What is not here, such as the textual instructions of
-# protocol 0 and the extension registry, is refused before its argument is looked at.
-_INSTRUCTIONS: dict[bytes, tuple[Callable[[Unpickler, Any], Any], Callable[[Any], Any]]] = {
-    info.code.encode("latin1"): (_ACTIONS[info.name], info.arg.reader if info.arg else _no_argument)
-    for info in pickletools.opcodes
-    if info.name in _ACTIONS
-} | {b"c": (Unpickler._global, _two_lines)}
+def _value(make: Callable[[], Any]) -> Callable[[Unpickler, Any], None]:
+    return lambda machine, _: machine._stack.append(make())
+
+
+def _tuple_of(length: int | None) -> Callable[[Unpickler, Any], None]:
+    return lambda machine, _: machine._tuple(length)
+
+
+# Opcode -> what to do, how to read the argument behind it, bytes that the result takes at most (a stack entry included;
+# what depends on a length is charged where it is known). What is not here, such as the textual instructions of protocol
+# 0 and the extension registry, is refused before its argument is looked at.
+_INSTRUCTIONS: Mapping[bytes, tuple[Callable[[Unpickler, Any], Any], Callable[[BinaryIO], Any], int]] = {
+    b"\x80": (Unpickler._protocol, _number("<B"), 0),
+    b"\x95": (Unpickler._ignore, _number("<Q"), 0),  # FRAME
+    b"N": (_value(lambda: None), _nothing, 10),
+    b"\x88": (_value(lambda: True), _nothing, 10),
+    b"\x89": (_value(lambda: False), _nothing, 10),
+    b"J": (Unpickler._push, _number("<i"), 42),
+    b"K": (Unpickler._push, _number("<B"), 10),
+    b"M": (Unpickler._push, _number("<H"), 42),
+    b"\x8a": (Unpickler._literal, _counted("<B", _long), 10),
+    b"\x8b": (Unpickler._literal, _counted("<i", _long, MAX_INTEGER), 10),
+    b"G": (Unpickler._push, _number(">d"), 34),
+    b"U": (Unpickler._literal, _counted("<B", _python2_text), 10),
+    b"T": (Unpickler._literal, _counted("<i", _python2_text), 10),
+    b"\x8c": (Unpickler._literal, _counted("<B", _text), 10),
+    b"X": (Unpickler._literal, _counted("<I", _text), 10),
+    b"\x8d": (Unpickler._literal, _counted("<Q", _text), 10),
+    b"C": (Unpickler._literal, _counted("<B", bytes), 10),
+    b"B": (Unpickler._literal, _counted("<I", bytes), 10),
+    b"\x8e": (Unpickler._literal, _counted("<Q", bytes), 10),
+    b"\x96": (Unpickler._literal, _counted("<Q", bytearray), 10),
+    b"}": (_value(dict), _nothing, 100),
+    b"]": (_value(list), _nothing, 90),
+    b"\x8f": (_value(set), _nothing, 250),
+    b")": (_tuple_of(0), _nothing, 10),
+    b"\x85": (_tuple_of(1), _nothing, 70),
+    b"\x86": (_tuple_of(2), _nothing, 70),
+    b"\x87": (_tuple_of(3), _nothing, 70),
+    b"t": (_tuple_of(None), _nothing, 70),
+    b"l": (Unpickler._list, _nothing, 10),
+    b"d": (Unpickler._dict, _nothing, 100),
+    b"\x91": (Unpickler._frozenset, _nothing, 250),
+    b"(": (Unpickler._mark, _nothing, 120),
+    b"0": (Unpickler._pop, _nothing, 0),
+    b"1": (lambda machine, _: machine._pop_mark(), _nothing, 0),
+    b"2": (lambda machine, _: machine._stack.append(machine._stack[-1]), _nothing, 10),
+    b"q": (Unpickler._put, _number("<B"), 10),
+    b"r": (Unpickler._put, _number("<I"), 140),
+    b"\x94": (Unpickler._memoize, _nothing, 140),
+    b"h": (Unpickler._get, _number("<B"), 10),
+    b"j": (Unpickler._get, _number("<I"), 10),
+    b"a": (Unpickler._append, _nothing, 0),
+    b"e": (Unpickler._appends, _nothing, 0),
+    b"s": (Unpickler._set_item, _nothing, 0),
+    b"u": (Unpickler._set_items, _nothing, 0),
+    b"\x90": (Unpickler._add_items, _nothing, 0),
+    b"c": (Unpickler._global, _two_lines, 300),
+    b"\x93": (Unpickler._stack_global, _nothing, 80),
+    b"R": (Unpickler._reduce, _nothing, 450),  # a Record, or an array and its place in the table of arrays
+    b"\x81": (Unpickler._reduce, _nothing, 450),
+    b"\x92": (Unpickler._new_with_keywords, _nothing, 450),
+    b"b": (Unpickler._build, _nothing, 0),
+    b"Q": (Unpickler._persistent_id, _nothing, 450),
+}

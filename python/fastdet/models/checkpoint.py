@@ -14,7 +14,7 @@ import torch
 
 from fastdet import __version__
 from fastdet.files import write_atomic
-from fastdet.formats import FileFormatError, read_safetensors, read_torch_zip, safetensors_bytes
+from fastdet.formats import FileFormatError, read_safetensors, read_torch, safetensors_bytes
 from fastdet.models.detection_model import DetectionModel
 from fastdet.models.keys import load_strict
 from fastdet.models.model_spec import ModelSpec
@@ -22,7 +22,7 @@ from fastdet.models.recognition import MAX_CLASSES, read_official
 from fastdet.models.registry import build, identify, load_official, spec
 from fastdet.models.unfilled import unfilled
 
-__all__ = ["FileFormatError", "load", "load_file", "read_torch_zip", "save_fastdet"]
+__all__ = ["FileFormatError", "load", "load_file", "read_torch", "save_fastdet"]
 
 FORMAT = 1
 SUFFIXES = (".safetensors", ".pth", ".pt")
@@ -206,7 +206,7 @@ def _same_kind(value: Any, base: Any) -> bool:
 
 def _from_official(path: str | os.PathLike[str]) -> DetectionModel:
     try:
-        official = read_official(read_torch_zip(path))
+        official = read_official(read_torch(path))
         found = identify(official)
     except FileFormatError:
         raise

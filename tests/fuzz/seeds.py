@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small honest files of every form, from which the fuzzers start. Made here, from NumPy and the standard library."""
+
+from __future__ import annotations
+
+import collections
+import io
+import pickle
+import struct
+import zipfile
+from typing import Any
+
+import numpy as np
+
+from fastdet.formats import safetensors_bytes
+
+
+def value(item: Any, protocol: int = 2) -> bytes:
+    """The instructions that put a plain value on the stack."""
+    return pickle.dumps(item, protocol)[2:-1] if protocol < 4 else pickle.dumps(item, protocol)[11:-1]
+
+
+def tensor(key: str = "0", size: tuple = (4, 4), kind: str = "FloatStorage", elements: int = 16) -> bytes:
+    """The instructions that make a contiguous tensor."""
+    stride, step = [], 1
+    for length in reversed(size):
+        stride.insert(0, step)
+        step *= length
+    storage = b"(" + value("storage") + f"ctorch\n{kind}\n".encode() + value(key) + value("cpu") + value(elements)
+    rest = value(0) + value(size) + value(tuple(stride)) + b"\x89" + value(collections.OrderedDict())
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"tQ" + rest + b"tR"
+
+
+def parameter(data: bytes) -> bytes:
+    """The instructions that make a parameter of a tensor."""
+    return b"ctorch._utils\n_rebuild_parameter\n(" + data + b"\x88" + value(collections.OrderedDict()) + b"tR"
+
+
+def dictionary(items: dict[str, bytes]) -> bytes:
+    """The instructions that make a dict of what other instructions make."""
+    return b"}(" + b"".join(value(key) + item for key, item in items.items()) + b"u"
+
+
+def module(kind: str, parameters: dict[str, bytes], children: dict[str, bytes], **attributes: Any) -> bytes:
+    """The instructions that make a torch module of class ``kind``, which need not exist."""
+    package, _, name = kind.rpartition(".")
+    state = {"training": value(False), "_parameters": dictionary({k: parameter(v) for k, v in parameters.items()})}
+    state |= {"_buffers": dictionary({}), "_modules": dictionary(children)}
+    state |= {"_non_persistent_buffers_set": b"c__builtin__\nset\n]\x85R"}
+    state |= {key: item if isinstance(item, bytes) else value(item) for key, item in attributes.items()}
+    return f"c{package}\n{name}\n)\x81".encode("latin1") + dictionary(state) + b"b"
+
+
+def pickles() -> list[bytes]:
+    """Whole pickles of the shapes that checkpoints have."""
+    conv = module("torch.nn.modules.conv.Conv2d", {"weight": tensor(), "bias": tensor("1", (4,), elements=16)}, {})
+    model = module("models.yolo.Model", {}, {"model": module("torch.nn.modules.container.Sequential", {}, {"0": conv})},
+                   names=["a", "b"], yaml={"nc": 2})  # fmt: skip
+    plain = {"epoch": -1, "best_fitness": 0.5, "date": "2024", "flags": (True, None, 2**70), "opt": {"imgsz": 640}}
+    found = [pickle.dumps(plain, protocol) for protocol in range(2, 6)]
+    found.append(b"\x80\x02" + dictionary({"model": model, "ema": b"N", "epoch": value(-1)}) + b".")
+    found.append(b"\x80\x02" + dictionary({"state_dict": dictionary({"a.weight": tensor()})}) + b".")
+    half = tensor("0", (2, 8), "HalfStorage", 32)
+    found.append(b"\x80\x02" + dictionary({"w": half, "s": b"ctorch\nSize\n" + value((2, 3)) + b"\x85R"}) + b".")
+    return found
+
+
+def archive(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+    """A zip archive of the members."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as file:
+        for name, data in members.items():
+            file.writestr(name, data)
+    return buffer.getvalue()
+
+
+def torch_zip(data: bytes, **storages: bytes) -> bytes:
+    """A torch file of the zip form around a pickle; storages 0 and 1 have 64 bytes unless given."""
+    members = {"best/data.pkl": data, "best/byteorder": b"little"}
+    stored = {"0": bytes(range(64)), "1": bytes(64), **storages}
+    return archive(members | {f"best/data/{key}": each for key, each in stored.items()} | {"best/version": b"3\n"})
+
+
+def legacy(data: bytes, sizes: dict[str, tuple[int, bytes]] | None = None) -> bytes:
+    """A torch file of the form before 1.6 around a pickle; ``sizes``: elements and bytes by key of each storage."""
+    sizes = {"0": (16, bytes(64))} if sizes is None else sizes
+    machine = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
+    head = b"".join(pickle.dumps(each, 2) for each in (0x1950A86A20F9469CFC6C, 1001, machine))
+    body = b"".join(struct.pack("<q", count) + raw for count, raw in sizes.values())
+    return head + data + pickle.dumps(list(sizes), 2) + body
+
+
+def of_target(name: str) -> list[bytes]:
+    """The files that a target of ``targets.TARGETS`` starts from."""
+    if name == "opcodes":
+        return pickles()
+    if name == "safetensors":
+        tensors = {"a": np.arange(6, dtype=np.float16).reshape(2, 3), "b": np.zeros((0, 3), np.float32)}
+        return [safetensors_bytes(tensors, {"fastdet": "{}"}), safetensors_bytes({})]
+    one = b"\x80\x02" + dictionary({"model": dictionary({"a.weight": tensor()})}) + b"."
+    return [*(torch_zip(each) for each in pickles()), legacy(one), legacy(pickle.dumps({"a": 1}, 2), {})]

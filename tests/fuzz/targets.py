@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the fuzzers call: one function of bytes per reader. Anything but a result or a FileFormatError is a find."""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastdet.formats import FileFormatError, read_safetensors, read_torch
+from fastdet.formats.module_tree import flatten, is_module
+from fastdet.formats.tensors import TensorReader
+from fastdet.formats.unpickle import PickleError
+
+SECONDS = 5.0  # a single input that takes longer is a find
+# Audit events that mean that something ran, was loaded or was sent (https://docs.python.org/3/library/audit_events.html).
+FORBIDDEN = (
+    "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty", "os.startfile", "os.putenv",
+    "os.remove", "os.rename", "os.mkdir", "os.chmod", "os.link", "os.symlink", "os.truncate", "os.kill",
+    "subprocess.Popen", "socket.connect", "socket.bind", "socket.__new__", "socket.getaddrinfo", "exec", "compile",
+    "import", "pickle.find_class", "marshal.loads", "ctypes.dlopen", "pty.spawn", "shutil.", "webbrowser.open",
+    "urllib.Request", "code.__new__", "builtins.input", "builtins.breakpoint", "cpython.run_", "tempfile.",
+    "setopencodehook",
+)  # fmt: skip
+
+
+class Watch:
+    """An audit hook that remembers forbidden events while it is armed, files opened for writing among them."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.armed = False
+        sys.addaudithook(self._hook)
+
+    def _hook(self, event: str, args: tuple) -> None:
+        if not self.armed:
+            return
+        writes = event == "open" and isinstance(args[1], str) and args[1][:1] in "wax" and args[0] != str(_PATH)
+        if writes or event.startswith(FORBIDDEN):
+            self.armed = False
+            self.events.append(f"{event}{args!r:.200}")
+
+
+_FOLDER = tempfile.mkdtemp(prefix="fastdet-fuzz-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
+_PATH = Path(_FOLDER) / "input"
+
+
+def _on_file(read: Callable[[Path], Any], data: bytes) -> Any:
+    _PATH.write_bytes(data)
+    try:
+        return read(_PATH)
+    except FileFormatError as error:
+        if "\n" in str(error) or len(error.reason) > 1000:
+            raise AssertionError(f"not one short line: {error}") from error
+        return None
+
+
+def archive(data: bytes) -> Any:
+    """``data`` as a torch file of any form, from the first byte on."""
+    return _on_file(read_torch, data)
+
+
+def archive_with_checksums(data: bytes) -> Any:
+    """The same with the checksums made right, so that changes reach what stands behind them."""
+    return _on_file(read_torch, with_checksums(data))
+
+
+def safetensors(data: bytes) -> Any:
+    """``data`` as a safetensors file."""
+    return _on_file(read_safetensors, data)
+
+
+def opcodes(data: bytes) -> Any:
+    """``data`` as the pickle of a checkpoint whose every storage is there, with 64 bytes; module trees are walked."""
+    reader = TensorReader("input", 1 << 20, lambda key: 64, lambda key: np.zeros(64, np.uint8))
+    try:
+        value = reader.unpickler().load(data)
+        if is_module(value):
+            flatten(value)
+    except PickleError:
+        return None
+    except ValueError:  # of ``flatten``: a tree that is none
+        return None
+    return value
+
+
+TARGETS = {"zip": archive, "zip-crc": archive_with_checksums, "opcodes": opcodes, "safetensors": safetensors}
+
+
+def with_checksums(data: bytes) -> bytes:
+    """``data`` with the checksum of each member that its zip directory names put right, as far as it can be read."""
+    out = bytearray(data)
+    position = out.find(b"PK\x01\x02")
+    while 0 <= position <= len(out) - 46:
+        size, name_length, extra, comment = struct.unpack_from("<IHHH", out, position + 24)
+        (header,) = struct.unpack_from("<I", out, position + 42)
+        if header <= len(out) - 30:
+            start = header + 30 + sum(struct.unpack_from("<HH", out, header + 26))
+            checksum = struct.pack("<I", zlib.crc32(out[start : start + size]))
+            out[position + 16 : position + 20] = checksum
+            if out[header + 14 : header + 18] != bytes(4):
+                out[header + 14 : header + 18] = checksum
+        position = out.find(b"PK\x01\x02", position + 46 + name_length + extra + comment)
+    return bytes(out)
+
+
+def check(watch: Watch, target: Callable[[bytes], Any], data: bytes) -> Any:
+    """Run ``target`` on ``data`` under ``watch``. AssertionError for a forbidden event or for taking too long."""
+    start = time.monotonic()
+    watch.armed = True
+    try:
+        result = target(data)
+    finally:
+        watch.armed = False
+    if watch.events:
+        raise AssertionError(f"something ran: {watch.events}")
+    taken = time.monotonic() - start
+    if taken > SECONDS:
+        raise AssertionError(f"took {taken:.1f} s")
+    return result

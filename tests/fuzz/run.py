@@ -2,7 +2,7 @@
 """Fuzzes the readers of weight files: ``python tests/fuzz/run.py TARGET --seconds 60`` (targets: see targets.py).
 
 With Atheris installed (``pip install atheris``) inputs are chosen by coverage; without it they are mutations of the
-seeds and of each other. A find is written to ``fuzz-find-<hash>`` and ends the run with 1; counts are printed at the end.
+seeds and of each other. A find is written to ``fuzz-find-<hash>`` and ends the run with 1; else counts are printed.
 """
 
 from __future__ import annotations

@@ -280,11 +280,24 @@ class RepConv(nn.Module):
     Deployed: one 3x3 convolution with bias, then the activation.
     """
 
-    def __init__(self, c_in: int, c_out: int, *, stride: int = 1, act: type[nn.Module] | None = nn.SiLU):
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        *,
+        stride: int = 1,
+        act: type[nn.Module] | None = nn.SiLU,
+        eps: float = 1e-3,
+        momentum: float = 0.03,
+    ):
         super().__init__()
         self.c_out = c_out
-        self.dense: ConvNormAct | None = ConvNormAct(c_in, c_out, kernel=3, stride=stride, act=None)
-        self.point: ConvNormAct | None = ConvNormAct(c_in, c_out, kernel=1, stride=stride, act=None)
+        self.dense: ConvNormAct | None = ConvNormAct(
+            c_in, c_out, kernel=3, stride=stride, act=None, eps=eps, momentum=momentum
+        )
+        self.point: ConvNormAct | None = ConvNormAct(
+            c_in, c_out, kernel=1, stride=stride, act=None, eps=eps, momentum=momentum
+        )
         self.conv: nn.Conv2d | None = None
         self.act = activation(act)
 

@@ -19,6 +19,7 @@ class ModelSpec:
         input_size: (height, width) in pixels at which the model was trained.
         color: channel order the network expects, ``"RGB"`` or ``"BGR"``.
         keep_ratio: True for a letterbox, False for a plain stretch to ``input_size``.
+        resize: how pictures are scaled, a ``mode`` of ``fastdet.ops.letterbox``: ``"cv2"``, ``"pillow"``.
         fill: grey value of the letterbox border, 0..255.
         scale: True when pixels are divided by 255, False when the network is given 0..255.
         mean, std: per-channel normalisation in the units that ``scale`` leaves, or None.
@@ -48,6 +49,7 @@ class ModelSpec:
     input_size: tuple[int, int]
     color: str = "RGB"
     keep_ratio: bool = True
+    resize: str = "cv2"
     fill: int = 114
     scale: bool = True
     mean: tuple[float, float, float] | None = None
@@ -67,6 +69,7 @@ class ModelSpec:
     def preprocessing(self) -> dict[str, Any]:
         """The keyword arguments of ``fastdet.ops.letterbox`` that this model wants (pictures given as RGB)."""
         return {
+            "mode": self.resize,
             "keep_ratio": self.keep_ratio,
             "fill": self.fill,
             "scale": self.scale,

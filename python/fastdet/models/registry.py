@@ -17,6 +17,8 @@ and may offer, for what shows in no key of its training graph:
                             else, also by ``load_official``; must leave other state dicts alone.
     fit(spec, state)        where a model is published in several layouts (with and without a branch for training): the
                             specification of the layout that ``state`` has, ``spec`` itself where none fits better.
+    layout(module, state)   the tensors of ``module`` by the names of ``state``, for a family that several projects
+                            publish, each under names of its own; by the official ones where ``state`` is empty.
     refine(spec, official)  the specification with what only the file's attributes tell (``recognition.Official``): an
                             activation, the layout of key points. Input size, strides and class names are seen to here.
 """
@@ -30,7 +32,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from fastdet.models import damo_yolo, yolo11, yolov5, yolov8, yolov9
+from fastdet.models import damo_yolo, rtdetrv2, yolo11, yolov5, yolov8, yolov9
 from fastdet.models.detection_model import DetectionModel
 from fastdet.models.keys import KeyMap, load_strict, official_layout, strip_prefix
 from fastdet.models.model_spec import ModelSpec
@@ -67,6 +69,7 @@ FAMILIES: dict[str, Family] = {
     "yolov8": yolov8,
     "yolov9": yolov9,
     "yolo11": yolo11,
+    "rtdetrv2": rtdetrv2,
 }
 
 
@@ -121,12 +124,11 @@ def load_official(module: DetectionModel, state: Mapping[str, Any]) -> Detection
     in several layouts, as YOLOv7 and YOLOv9 with and without what only training needs, ``module`` takes that of
     ``state``: it then holds new parameters and another ``spec``.
     """
-    key_map = _key_map(module, "load_official")
     known = upgraded(FAMILIES[module.spec.family], strip_prefix(state))
+    _check_unfused(module, "load_official")
     variant = fit(module.spec, known)
     target = module if variant == module.spec else _like(module, variant)
-    layout = official_layout(target, key_map)
-    load_strict({official: tensor for official, (_, tensor) in layout.items()}, known, "load_official")
+    load_strict(_layout(target, known, "load_official"), known, "load_official")
     if target is not module:
         vars(module).update(vars(target))
     return module
@@ -143,8 +145,7 @@ def _like(module: DetectionModel, variant: ModelSpec) -> DetectionModel:
 
 def to_official(module: DetectionModel) -> dict[str, Tensor]:
     """The weights of ``module`` (training graph) under the reference's own keys; the inverse of ``load_official``."""
-    layout = official_layout(module, _key_map(module, "to_official"))
-    return {official: tensor for official, (_, tensor) in layout.items()}
+    return _layout(module, {}, "to_official")
 
 
 def recognise(state: Mapping[str, Any]) -> tuple[ModelSpec, int] | None:
@@ -163,7 +164,7 @@ def recognise(state: Mapping[str, Any]) -> tuple[ModelSpec, int] | None:
         shapes = {key: tuple(getattr(value, "shape", ())) for key, value in known.items()}
         for candidate in family.candidates(known):
             with unfilled():
-                layout = to_official(build(candidate, num_classes))
+                layout = _layout(build(candidate, num_classes), known, "recognise")
             shared = sum(shapes.get(key) == tuple(tensor.shape) for key, tensor in layout.items())
             if shared == len(layout) == len(known):
                 return candidate, num_classes
@@ -200,7 +201,18 @@ def upgraded(family: Family, state: Mapping[str, Any]) -> Mapping[str, Any]:
     return state if upgrade is None else upgrade(state)
 
 
-def _key_map(module: DetectionModel, caller: str) -> KeyMap:
+def _layout(module: DetectionModel, state: Mapping[str, Any], caller: str) -> dict[str, Tensor]:
+    """The tensors of ``module`` by the names of ``state``: the official ones, unless its family knows others."""
+    _check_unfused(module, caller)
+    family = FAMILIES[module.spec.family]
+    layout = getattr(family, "layout", None)
+    if layout is not None:
+        named: dict[str, Tensor] = layout(module, state)
+        return named
+    found = official_layout(module, family.key_map(module.spec))
+    return {official: tensor for official, (_, tensor) in found.items()}
+
+
+def _check_unfused(module: DetectionModel, caller: str) -> None:
     if module.fused:
         raise ValueError(f"{caller}: module must be in its training graph, got a fused one; build it anew")
-    return FAMILIES[module.spec.family].key_map(module.spec)

@@ -14,6 +14,7 @@ from fastdet.testing.vector_aligned_ota import damo_aligned_ota
 from fastdet.testing.vector_damo import damo_losses
 from fastdet.testing.vector_letterbox import letterbox_vectors
 from fastdet.testing.vector_nms import nms_scenarios
+from fastdet.testing.vector_rtdetr import rtdetr_denoising
 
 Arrays = dict[str, np.ndarray]
 
@@ -23,6 +24,7 @@ VECTORS: dict[str, Callable[[Mapping[str, np.ndarray]], Arrays]] = {
     "damo_losses": damo_losses,
     "nms": nms_scenarios,
     "letterbox": letterbox_vectors,
+    "rtdetr_denoising": rtdetr_denoising,
 }
 
 
@@ -82,8 +84,10 @@ def run_case(case: Mapping[str, Any], state: Mapping[str, Any], image: np.ndarra
         models.load_official(module, state).eval()
     if deployed:
         module.fuse()
+    known = case.get("input", {})
+    extra = {"image_size_wh": tuple(known["orig_size_wh"])} if "orig_size_wh" in known else {}
     with torch.no_grad():
-        outputs = family.case_outputs(module, torch.from_numpy(np.ascontiguousarray(image, np.float32)))
+        outputs = family.case_outputs(module, torch.from_numpy(np.ascontiguousarray(image, np.float32)), **extra)
     return {name: value.numpy() for name, value in outputs.items()}
 
 

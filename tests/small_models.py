@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from broken_pictures import pattern
-from fastdet import models
+from fastdet import models, ops
 from fastdet.models import RawHead
 
 
@@ -61,6 +61,44 @@ def random_module():
     module.names = ["a", "b", "c"]
     module.spec = dataclasses.replace(module.spec, input_size=(96, 128))
     return module.eval()
+
+
+def lively_module(name, pictures, num_classes=4, size=(160, 160)):
+    """A table model whose random weights answer ``pictures`` with many boxes of different sizes, scores and classes."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = models.build(name, num_classes)
+    images = torch.from_numpy(ops.letterbox(list(pictures), size)[0])
+    hooks = [
+        layer.register_forward_pre_hook(lambda layer, inputs: _level(layer, *inputs))
+        for layer in module.modules()
+        if isinstance(layer, torch.nn.BatchNorm2d)
+    ]
+    hooks += [
+        conv.register_forward_hook(lambda conv, _, out, key=key: _spread(conv, out, key))
+        for key, conv in module.head.named_modules()
+        if isinstance(conv, torch.nn.Conv2d) and conv.bias is not None
+    ]
+    with torch.no_grad():
+        module.eval()(images)
+    for hook in hooks:
+        hook.remove()
+    module.spec = dataclasses.replace(module.spec, input_size=size)
+    return module
+
+
+def _level(layer, x):
+    """Make a BatchNorm divide by one number, the size of its input, so that pictures keep what tells them apart."""
+    layer.running_var.fill_(float(x.square().mean()))
+
+
+def _spread(conv, out, key):
+    """Scale a last convolution so that its outputs have a spread of 1.5, scores mostly low."""
+    scale = 1.5 / out.std((0, 2, 3))
+    if key.startswith("m."):
+        scale.view(3, -1)[:, 2:4] *= 0.2  # width and height: no boxes thinner than the steps of float32
+    conv.weight *= scale[:, None, None, None]
+    conv.bias[:] = (conv.bias - out.mean((0, 2, 3))) * scale - (1.5 if key.startswith("cv3") else 0)
 
 
 def coco_folder(folder: Path, names=("a", "b", "c")) -> Path:

@@ -29,6 +29,12 @@ __all__ = ["Detector", "PredictOptions", "load"]
 WEIGHTS = Path(__file__).parent / "weights"
 FILE_SUFFIXES = (".safetensors", ".pth", ".pt")
 
+# Tasks whose results are no upright boxes: what such a model does.
+_OTHER_TASKS = {
+    "obb": "finds rotated boxes, which module.head.decode_rotated(raw) gives for the raw output",
+    "classify": "classifies whole pictures, for which softmax(raw.logits) of the raw output gives the scores",
+}
+
 # What ``on_stage`` is called with: the stage, its pictures, and its arrays, each with one row per picture.
 OnStage = Callable[[str, "list[Picture]", Mapping[str, Any]], None]
 
@@ -38,20 +44,25 @@ class PredictOptions:
     """What decides which boxes are kept; the defaults of ``Detector.predict`` and of the command line."""
 
     score_threshold: float = field(default=0.25, metadata={"help": "keep scores above this"})
-    iou_threshold: float = field(default=0.7, metadata={"help": "drop a box that overlaps a better one by more"})
-    max_det: int = field(default=300, metadata={"help": "most detections a picture"})
+    iou_threshold: float | None = field(
+        default=None, metadata={"help": "drop a box that overlaps a better one by more [0.7; YOLOv5, YOLOv7: 0.45]"}
+    )
+    max_det: int | None = field(default=None, metadata={"help": "most detections a picture [300; YOLOv5: 1000]"})
     classes: tuple[str, ...] | None = field(
         default=None, metadata={"help": "only these classes, names or numbers", "metavar": "CLASS"}
     )
     batch: int = field(default=1, metadata={"help": "pictures that go through the network together"})
+    rect: bool = field(default=True, metadata={"help": "fill the whole input, never the smallest rectangle"})
 
     def __post_init__(self) -> None:
         for name in ("score_threshold", "iou_threshold"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"predict: {name} must be in [0, 1], got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"predict: {name} must be in [0, 1], got {value}")
         for name in ("max_det", "batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"predict: {name} must be at least 1, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"predict: {name} must be at least 1, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,10 +110,11 @@ class Detector:
         images: Any,
         *,
         score_threshold: float = PredictOptions.score_threshold,
-        iou_threshold: float = PredictOptions.iou_threshold,
-        max_det: int = PredictOptions.max_det,
+        iou_threshold: float | None = PredictOptions.iou_threshold,
+        max_det: int | None = PredictOptions.max_det,
         classes: Any = PredictOptions.classes,
         batch: int = PredictOptions.batch,
+        rect: bool = PredictOptions.rect,
         stream: bool = False,
         on_error: Callable[[ImageError], None] | None = None,
         on_stage: OnStage | None = None,
@@ -115,9 +127,12 @@ class Detector:
             score_threshold: detections with a score not greater than this are left out. The published evaluation of a
                 model uses its own, lower value (``spec.score_threshold``), as ``val`` does.
             iou_threshold: of two boxes of a class that overlap by more than this the better one is kept.
-            max_det: most detections a picture.
+            max_det: most detections a picture. Both: None for what the model's reference predicts with
+                (``spec.predict_iou_threshold``, ``spec.predict_max_det``): 0.7 and 300, for YOLOv5 0.45 and 1000.
             classes: only these, a list of names or ids; None for all.
             batch: pictures that go through the network together.
+            rect: as the model's reference (``spec.rect``): pictures of one size go through the network on the smallest
+                rectangle of whole strides, others on the whole input. False: always the whole input.
             stream: return an iterator that works as it is read, instead of a list.
             on_error: called with the ImageError of each picture that cannot be read, which is then left out; by
                 default the error is raised.
@@ -128,13 +143,20 @@ class Detector:
             One ``Detections`` per picture, in order, best score first, boxes in pixels of the picture and inside it.
 
         Raises:
-            ImageError: a picture cannot be read (without ``on_error``). ValueError, TypeError: a bad argument.
+            ImageError: a picture cannot be read (without ``on_error``). ValueError, TypeError: a bad argument, or a
+                model that finds no upright boxes.
         """
+        if self.spec.task in _OTHER_TASKS:
+            raise ValueError(
+                f"predict: {self.spec.name} must be a model that finds upright boxes, got one that "
+                f"{_OTHER_TASKS[self.spec.task]}; detector.module(images [B, 3, H, W]) works"
+            )
         options = PredictOptions(
             score_threshold=score_threshold,
             iou_threshold=iou_threshold,
             max_det=max_det,
             batch=batch,
+            rect=rect,
         )
         chosen = self._class_ids(classes)
         results = self._stream(expand(images), options, chosen, on_error, on_stage)
@@ -172,32 +194,38 @@ class Detector:
         on_stage: OnStage | None = None,
     ) -> list[Detections]:
         """The pipeline: letterbox, network, decode, suppress, back to the pictures."""
-        torch = _torch()
-        look = on_stage or (lambda stage, pictures, arrays: None)
+        torch, spec = _torch(), self.spec
+        rect = options.rect and spec.rect and len({picture.size for picture in pictures}) == 1
         images: list[Any] = [picture.image for picture in pictures]
         if self.device.type == "cuda" and self._on_device:  # bytes travel to the device, not the floats made of them
             images = [torch.tensor(np.ascontiguousarray(image)).to(self.device) for image in images]
         with torch.inference_mode(), nullcontext() if self._on_device else ops.backend("cpu"):
-            batch, mapping = ops.letterbox(images, self.spec.input_size, **self.spec.preprocessing)
-            look("letterbox", pictures, {"input": batch})
+            batch, mapping = ops.letterbox(
+                images, spec.input_size, stride=spec.strides[-1] if rect else None, **spec.preprocessing
+            )
+            if on_stage is not None:
+                on_stage("letterbox", pictures, {"input": batch})
             raw = self.module(torch.as_tensor(batch).to(device=self.device, dtype=self.dtype))
-            look("head", pictures, _levels(raw, self.spec.strides))
             boxes, scores = self.module.decode(raw)
-            look("decoded", pictures, {"boxes": boxes, "scores": scores})
+            if on_stage is not None:
+                on_stage("head", pictures, _levels(self.module, raw, spec.strides))
+                on_stage("decoded", pictures, {"boxes": boxes, "scores": scores})
             if classes is not None:
                 scores = _only(scores, classes)
             kept = ops.multiclass_nms(
                 boxes,
                 scores,
                 score_threshold=options.score_threshold,
-                iou_threshold=options.iou_threshold,
-                max_det=options.max_det,
+                iou_threshold=spec.predict_iou_threshold if options.iou_threshold is None else options.iou_threshold,
+                max_det=spec.predict_max_det if options.max_det is None else options.max_det,
             )
-            look("kept", pictures, kept._asdict())
+            if on_stage is not None:
+                on_stage("kept", pictures, kept._asdict())
         kept = ops.Kept(*(value.cpu().numpy() for value in kept))
-        boxes_im = mapping.to_image(kept.boxes)
+        boxes_im = mapping.to_image(kept.boxes, ideal=spec.ideal_ratio)
         found = [self._result(picture, boxes_im[i], kept, i) for i, picture in enumerate(pictures)]
-        look("image", pictures, {"detections": found})
+        if on_stage is not None:
+            on_stage("image", pictures, {"detections": found})
         return found
 
     def _result(self, picture: Picture, boxes_im: np.ndarray, kept: Any, i: int) -> Detections:
@@ -327,7 +355,7 @@ def load(
             with a warning), a fastdet file (``.safetensors``), or an official checkpoint (``.pth``, read without
             executing anything).
         device: torch device. dtype: torch dtype or its name; None for float32.
-        num_classes: C of a model with random weights, 80 by default; of a file it is checked.
+        num_classes: C of a model with random weights, by default that of the published ones; of a file it is checked.
 
     Returns:
         Detector.
@@ -347,7 +375,7 @@ def load(
         if num_classes not in (None, len(module.names)):
             raise ValueError(f"load: num_classes must be {len(module.names)} as in {name}, got {num_classes}")
     else:
-        module = models.build(_known_model(name), 80 if num_classes is None else int(num_classes))
+        module = models.build(_known_model(name), None if num_classes is None else int(num_classes))
         warnings.warn(
             f"load: {name} has random weights and finds nothing real; give a file (.safetensors, .pth) instead",
             stacklevel=2,
@@ -391,14 +419,15 @@ def _near(word: str, known: Any) -> str:
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
-def _levels(raw: Any, strides: Any) -> dict[str, Any]:
-    """The raw head as flat names: ``cls_logits_s8`` and so on."""
+def _levels(module: Any, raw: Any, strides: Any) -> dict[str, Any]:
+    """The raw head as flat names: ``cls_logits_s8`` and so on; what is there once for all levels keeps its name."""
+    maps = module.named_maps(raw) if hasattr(module, "named_maps") else raw._asdict()
     arrays: dict[str, Any] = {}
-    for name, value in raw._asdict().items():
-        if isinstance(value, (tuple, list)):
-            arrays |= {f"{name}_s{stride}": level for stride, level in zip(strides, value)}
-        else:
-            arrays[name] = value
+    for name, levels in maps.items():
+        if isinstance(levels, (tuple, list)) and len(levels) == len(strides):
+            arrays |= {f"{name}_s{stride}": level for stride, level in zip(strides, levels)}
+        elif len(levels):
+            arrays[name] = levels[0] if isinstance(levels, (tuple, list)) else levels
     return arrays
 
 

@@ -102,8 +102,8 @@ class Trace:
         return np.ascontiguousarray(image[..., ::-1] if self.spec.color == "BGR" else image)
 
     def _heat(self, rows: dict[str, np.ndarray]) -> np.ndarray:
-        """Square root of the best class score of each cell, a map per level side by side; black is 0, white is 1."""
-        maps = [row for name, row in rows.items() if name.startswith("cls_logits")]
+        """Square root of the best class score or objectness of each cell, a map per level; black is 0, white is 1."""
+        maps = [row for name, row in rows.items() if name.startswith(("cls_logits", "objectness"))]
         tall = max(level.shape[1] for level in maps)
         scaled = []
         for level in maps:

@@ -6,12 +6,14 @@ from __future__ import annotations
 from fastdet.models import checkpoint
 from fastdet.models.checkpoint import load, load_file, save_fastdet
 from fastdet.models.detection_model import DetectionModel
-from fastdet.models.heads import RawHead, Targets
+from fastdet.models.heads import AnchorRaw, ClassLogits, RawHead, Targets
 from fastdet.models.model_spec import ModelSpec
 from fastdet.models.registry import FAMILIES, build, fit, load_official, recognise, spec, to_official
 
 __all__ = [
     "FAMILIES",
+    "AnchorRaw",
+    "ClassLogits",
     "DetectionModel",
     "ModelSpec",
     "RawHead",

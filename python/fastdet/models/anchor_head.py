@@ -70,6 +70,11 @@ class AnchorHead(nn.Module):
         """The levels as [B, P, H, W, 5 + C + E], views of what ``forward`` gave."""
         return [level.unflatten(1, (self.per_cell, self.columns)).movedim(2, -1) for level in raw.logits]
 
+    def named_maps(self, raw: AnchorRaw) -> dict[str, Sequence[Tensor]]:
+        """What ``forward`` gave, by name; beside it the objectness logits [B, P, H, W] of the levels."""
+        objectness = tuple(level[..., 4] for level in self.maps(raw))
+        return {"logits": raw.logits, "objectness": objectness, "prototypes": raw.prototypes}
+
     def predictions(self, raw: AnchorRaw) -> tuple[Tensor, Tensor, Tensor]:
         """All levels, in a level anchor by anchor, row-major: float32.
 

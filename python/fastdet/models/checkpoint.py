@@ -33,15 +33,15 @@ def load(source: str | os.PathLike[str], num_classes: int | None = None) -> Dete
 
     Args:
         source: path of a file (see ``load_file``), or a model name such as ``damo-yolo-t``.
-        num_classes: C. None for what the file holds, or 80. With another number than the file's, the head is fresh
-            and everything before it comes from the file, for fine-tuning.
+        num_classes: C. None for what the file holds, or the published number. With another number than the file's, the
+            head is fresh and everything before it comes from the file, for fine-tuning.
 
     Raises:
         FileFormatError: the file cannot be used; the message names it and says why. ValueError: no such name.
     """
     if Path(source).suffix.lower() in SUFFIXES or os.path.isfile(source):
         return load_file(source, num_classes)
-    return build(os.fspath(source), 80 if num_classes is None else num_classes)
+    return build(os.fspath(source), num_classes)
 
 
 def load_file(path: str | os.PathLike[str], num_classes: int | None = None) -> DetectionModel:
@@ -233,6 +233,7 @@ def _from_official(path: str | os.PathLike[str]) -> DetectionModel:
 def _with_fresh_head(module: DetectionModel, num_classes: int) -> DetectionModel:
     fresh = build(module.spec, num_classes)
     layout = fresh.state_dict()
-    state = {key: value for key, value in module.state_dict().items() if not key.startswith("head.")}
-    load_strict({key: layout[key] for key in layout if not key.startswith("head.")}, state, "load")
+    head = module.head_prefix
+    state = {key: value for key, value in module.state_dict().items() if not key.startswith(head)}
+    load_strict({key: layout[key] for key in layout if not key.startswith(head)}, state, "load")
     return fresh

@@ -28,6 +28,11 @@ class DetectionModel(nn.Module):
         self.metadata: dict[str, str] = {}
         self.names: list[str] = default_names(num_classes)
 
+    @property
+    def head_prefix(self) -> str:
+        """What the state-dict keys of the head begin with; everything else does not know the number of classes."""
+        return "head."
+
     def decode(self, raw: Any) -> tuple[Tensor, Tensor]:
         """Boxes [B, A, 4] xyxy in input pixels, not clipped, and scores [B, A, C] in [0, 1]; float32."""
         raise NotImplementedError(f"{type(self).__name__}: decode is the family's")

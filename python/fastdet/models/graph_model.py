@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any, ClassVar
@@ -91,10 +91,20 @@ class GraphModel(DetectionModel):
         """The head: ``forward(features) -> raw``, ``decode(raw)``, ``case_outputs(raw)``."""
         return self.model[-1]
 
+    @property
+    def head_prefix(self) -> str:
+        """As ``prefix_of`` its specification."""
+        return prefix_of(self.spec)
+
     def forward(self, images: Tensor) -> Any:
         """[B, 3, H, W] float, RGB in 0..1, H and W multiples of the last stride -> what the head returns."""
         self.check_images(images)
         return self.head(self.model(images))
+
+    def named_maps(self, raw: Any) -> dict[str, Sequence[Tensor]]:
+        """The parts of ``raw`` by name, with one tensor per level; for a look inside."""
+        named = getattr(self.head, "named_maps", None)
+        return raw._asdict() if named is None else named(raw)
 
     def decode(self, raw: Any) -> tuple[Tensor, Tensor]:
         """Boxes [B, A, 4] xyxy in input pixels, not clipped, and scores [B, A, C]; float32, finest level first."""

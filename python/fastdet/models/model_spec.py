@@ -27,6 +27,7 @@ class ModelSpec:
             multiples of the last.
         score_threshold, iou_threshold, max_det, multi_label: post-processing of the published evaluation.
         predict_iou_threshold, predict_max_det: what the reference's own prediction uses, at a score above 0.25.
+        ideal_ratio: True where the reference maps boxes back by the ratio before sizes were rounded.
         rect: True where the reference predicts on the smallest rectangle of whole strides around the resized picture,
             False where it fills the whole input.
         reference_names: names under which the reference publishes the model (configurations, files).
@@ -61,6 +62,7 @@ class ModelSpec:
     multi_label: bool = True
     predict_iou_threshold: float = 0.7
     predict_max_det: int = 300
+    ideal_ratio: bool = False
     rect: bool = False
     reference_names: tuple[str, ...] = ()
     license: str = ""

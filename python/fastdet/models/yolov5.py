@@ -102,6 +102,7 @@ def _specs(size: str) -> tuple[GraphSpec, ...]:
         iou_threshold=0.65,
         predict_iou_threshold=0.45,
         predict_max_det=1000,
+        ideal_ratio=True,
         license="AGPL-3.0 (GPL-3.0 up to release v7.0)",
     )
     return (
@@ -137,6 +138,7 @@ def _specs(size: str) -> tuple[GraphSpec, ...]:
             iou_threshold=0.7,
             predict_iou_threshold=0.7,
             predict_max_det=300,
+            ideal_ratio=False,
             license="AGPL-3.0",
         ),
     )

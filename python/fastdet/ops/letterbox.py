@@ -127,7 +127,7 @@ class Letterbox:
         """(vertical, horizontal) input pixels per picture pixel, from the rounded sizes; one pair per picture."""
         return tuple((nh / h, nw / w) for (h, w), (nh, nw) in zip(self.image_sizes, self.resized_sizes))
 
-    def to_image(self, boxes: Any, index: Any = None, clip: bool = True) -> Any:
+    def to_image(self, boxes: Any, index: Any = None, clip: bool = True, *, ideal: bool = False) -> Any:
         """Boxes in input pixels to boxes in picture pixels.
 
         Args:
@@ -135,6 +135,8 @@ class Letterbox:
             index: which picture: a number for all boxes, or integers of the shape of ``boxes`` without its last axis.
                 None for a batch of one, or for boxes (B, D, 4) that lie in the B pictures in order.
             clip: cut boxes at the borders of the picture.
+            ideal: map by the ratio and the borders before they were rounded to whole pixels, as YOLOv5 does; up to half
+                an input pixel beside where the picture lies.
 
         Returns:
             An array of the same shape and kind; float64 stays, everything else becomes float32.
@@ -143,7 +145,7 @@ class Letterbox:
             ValueError: ``boxes`` do not end in 4, or ``index`` names no picture or is missing.
         """
         boxes, numbers = _as_float(boxes, "Letterbox.to_image"), self._numbers(boxes, index, "Letterbox.to_image")
-        gain, shift, limit = (_like(boxes, table[numbers]) for table in self._tables())
+        gain, shift, limit = (_like(boxes, table[numbers]) for table in self._tables(ideal))
         mapped = (boxes - shift) / gain
         return _clip(mapped, limit) if clip else mapped
 
@@ -153,11 +155,15 @@ class Letterbox:
         gain, shift, _ = (_like(boxes, table[numbers]) for table in self._tables())
         return boxes * gain + shift
 
-    def _tables(self) -> tuple[np.ndarray, ...]:
+    def _tables(self, ideal: bool = False) -> tuple[np.ndarray, ...]:
         """Gain, shift and picture size per picture, [B, 4] each, in the order x, y, x, y."""
-        gain = np.array(self.gains, np.float64).reshape(-1, 2)
-        offsets = np.array(self.offsets, np.float64).reshape(-1, 2)
         sizes = np.array(self.image_sizes, np.float64).reshape(-1, 2)
+        if ideal:
+            gain = (np.array(self.input_size) / sizes).min(1, keepdims=True).repeat(2, 1)
+            offsets = (np.array(self.input_size) - sizes * gain) / 2
+        else:
+            gain = np.array(self.gains, np.float64).reshape(-1, 2)
+            offsets = np.array(self.offsets, np.float64).reshape(-1, 2)
         return tuple(np.tile(a[:, ::-1], 2) for a in (gain, offsets, sizes))
 
     def _numbers(self, boxes: Any, index: Any, name: str) -> np.ndarray:

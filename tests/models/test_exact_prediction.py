@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Detector against the chain of the references, written once more in NumPy: letterbox, decoding, suppression, back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from broken_pictures import pattern
+from fastdet import Detector
+from fastdet.models import AnchorRaw
+from small_models import lively_module
+
+cv2 = pytest.importorskip("cv2")
+
+NAMES = ("yolov5n", "yolov5n-seg", "yolov5nu", "yolov8n", "yolov8n-pose", "yolo11n", "yolo11n-seg")
+SIZE, STRIDE = 160, 32
+PICTURES = (pattern(97, 131, 1), pattern(233, 120, 2), pattern(SIZE, SIZE, 3), pattern(60, 301, 4))
+
+
+def letterbox(image, auto):
+    """Input [1, 3, H, W], and what leads back: gain x, gain y, left, top."""
+    h, w = image.shape[:2]
+    ratio = min(SIZE / h, SIZE / w)
+    new_w, new_h = max(round(w * ratio), 1), max(round(h * ratio), 1)
+    dw, dh = SIZE - new_w, SIZE - new_h
+    if auto:
+        dw, dh = dw % STRIDE, dh % STRIDE
+    top, bottom, left, right = (round(v) for v in (dh / 2 - 0.1, dh / 2 + 0.1, dw / 2 - 0.1, dw / 2 + 0.1))
+    if (new_h, new_w) != (h, w):
+        image = cv2.resize(image, (new_w, new_h), interpolation=cv2.INTER_LINEAR)
+    image = cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_CONSTANT, value=(114, 114, 114))
+    batch = np.ascontiguousarray(image.transpose(2, 0, 1)[None]).astype(np.float32) / 255
+    return batch, (new_w / w, new_h / h, left, top)
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x.astype(np.float64)))
+
+
+def decode_distances(raw):
+    """Rows x1 y1 x2 y2 and scores of one picture."""
+    boxes, scores = [], []
+    for reg, cls, stride in zip(raw.reg_logits, raw.cls_logits, (8, 16, 32)):
+        reg, cls = reg[0].numpy().astype(np.float64), cls[0].numpy()
+        _, h, w = cls.shape
+        bins = np.exp(reg.reshape(4, 16, h, w))
+        left, top, right, bottom = (bins * np.arange(16)[:, None, None]).sum(1) / bins.sum(1)
+        y, x = np.mgrid[0:h, 0:w] + 0.5
+        boxes.append(np.stack([x - left, y - top, x + right, y + bottom], -1).reshape(-1, 4) * stride)
+        scores.append(sigmoid(cls).reshape(len(cls), -1).T)
+    return np.concatenate(boxes), np.concatenate(scores)
+
+
+def decode_anchors(raw, anchors, num_classes):
+    """The same for an anchor-based head; the score is objectness times class."""
+    boxes, scores = [], []
+    for level, sizes, stride in zip(raw.logits, anchors, (8, 16, 32)):
+        _, h, w = level[0].shape
+        t = sigmoid(level[0].numpy()).reshape(3, -1, h, w)
+        y, x = np.mgrid[0:h, 0:w]
+        cx, cy = (t[:, 0] * 2 - 0.5 + x) * stride, (t[:, 1] * 2 - 0.5 + y) * stride
+        bw, bh = (((t[:, 2 + i] * 2) ** 2) * sizes[:, i, None, None] * stride for i in (0, 1))
+        boxes.append(np.stack([cx - bw / 2, cy - bh / 2, cx + bw / 2, cy + bh / 2], -1).reshape(-1, 4))
+        scores.append((t[:, 5 : 5 + num_classes] * t[:, 4:5]).transpose(0, 2, 3, 1).reshape(-1, num_classes))
+    return np.concatenate(boxes), np.concatenate(scores)
+
+
+def iou(box, others):
+    corner = np.maximum(box[:2], others[:, :2])
+    size = (np.minimum(box[2:], others[:, 2:]) - corner).clip(0)
+    inter = size.prod(1)
+    return inter / ((box[2:] - box[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(1) - inter)
+
+
+def suppress(boxes, scores, conf, threshold, max_det):
+    """Best class of each row above conf; greedy, boxes of different classes kept apart by an offset."""
+    labels, best = scores.argmax(1), scores.max(1)
+    rows = np.flatnonzero(best > conf)
+    rows = rows[np.argsort(-best[rows], kind="stable")][:30000]
+    shifted = (boxes + labels[:, None] * 7680.0)[rows]
+    kept, alive = [], np.ones(len(rows), bool)
+    for i in range(len(rows)):
+        if alive[i]:
+            kept.append(rows[i])
+            alive[i + 1 :] &= ~(iou(shifted[i], shifted[i + 1 :]) > threshold)
+    kept = kept[:max_det]
+    return boxes[kept], best[kept], labels[kept]
+
+
+def reference(module, image, auto, original_yolov5):
+    batch, (gain_x, gain_y, left, top) = letterbox(image, auto)
+    with torch.no_grad():
+        raw = module(torch.from_numpy(batch))
+    if isinstance(raw, AnchorRaw):
+        boxes, scores = decode_anchors(raw, module.head.anchors.numpy(), module.num_classes)
+    else:
+        boxes, scores = decode_distances(raw)
+    boxes, scores, labels = suppress(boxes, scores, 0.25, *((0.45, 1000) if original_yolov5 else (0.7, 300)))
+    h, w = image.shape[:2]
+    if original_yolov5:
+        gain_x = gain_y = min(batch.shape[2] / h, batch.shape[3] / w)
+        left, top = (batch.shape[3] - w * gain_x) / 2, (batch.shape[2] - h * gain_y) / 2
+    boxes = (boxes - [left, top, left, top]) / [gain_x, gain_y, gain_x, gain_y]
+    return boxes.clip(0, [w, h, w, h]), scores, labels
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_detections_are_those_of_the_reference(name):
+    module = lively_module(name, PICTURES, size=(SIZE, SIZE))
+    detector = Detector(module)
+    total = 0
+    for image in PICTURES:
+        for rect in (True, False):
+            (found,) = detector(image, rect=rect)
+            boxes, scores, labels = reference(module, image, rect, name.startswith("yolov5") and name[-1] != "u")
+            visible = (boxes[:, 2:] > boxes[:, :2]).all(1)
+            boxes, scores, labels = boxes[visible], scores[visible], labels[visible]
+            assert len(found) == len(boxes)
+            assert np.abs(found.scores - scores).max() < 1e-4
+            assert np.array_equal(found.labels, labels)
+            assert np.abs(found.boxes - boxes).max() < 0.002  # pixels; overlap says little of slivers at the border
+            total += len(boxes)
+    assert total > 100
+
+
+@pytest.mark.parametrize("name", ["yolov5n", "yolo11n"])
+def test_rectangle_only_for_pictures_of_one_size(name):
+    module = lively_module(name, PICTURES, size=(SIZE, SIZE))
+    detector, shapes = Detector(module), []
+    module.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
+    wide, tall = pattern(60, 120, 1), pattern(120, 60, 2)
+    detector([wide, wide], batch=2)
+    detector([wide, tall], batch=2)
+    detector([wide], rect=False)
+    assert shapes == [(2, 3, 96, 160), (2, 3, 160, 160), (1, 3, 160, 160)]
+
+
+@pytest.mark.parametrize("name", ["yolo11n-obb", "yolov8n-cls", "yolov5n-cls"])
+def test_models_without_upright_boxes_say_what_they_give(name):
+    with pytest.raises(ValueError, match=f"predict: {name} must be a model that finds upright boxes, got .*module"):
+        Detector(lively_module(name, PICTURES))(pattern(60, 60, 0))

@@ -11,6 +11,7 @@
 #include "ops/aligned_ota/aligned_ota.h"
 #include "ops/letterbox/letterbox.h"
 #include "ops/nms/nms.h"
+#include "ops/rep_conv/rep_conv.h"
 
 namespace fastdet {
 namespace {
@@ -94,6 +95,7 @@ const CudaTable table = {
     launcher<LetterboxParams, letterbox_cuda>,
     launcher<NmsParams, nms_cuda>,
     launcher<AlignedOtaParams, aligned_ota_cuda>,
+    launcher<BiasActParams, bias_act_cuda>,
 };
 
 }  // namespace

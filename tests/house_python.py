@@ -31,7 +31,7 @@ LEVEL["__init__"] = LEVEL["detector"]
 
 # Where a library of weight may be imported at module level; elsewhere inside the function that needs it.
 AT_MODULE_LEVEL = {
-    "torch": ("ops/_torch.py", "assign.py", "losses.py", "models/", "train/"),
+    "torch": ("ops/_torch.py", "ops/_torch_rep_conv.py", "assign.py", "losses.py", "models/", "train/"),
     "PIL": ("data/",),
     "safetensors": ("train/",),
 }

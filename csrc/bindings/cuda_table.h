@@ -11,6 +11,7 @@ namespace fastdet {
 struct LetterboxParams;
 struct NmsParams;
 struct AlignedOtaParams;
+struct BiasActParams;
 
 struct CudaTable {
   static constexpr std::uint32_t kAbi = 1;
@@ -39,6 +40,7 @@ struct CudaTable {
   Launcher<LetterboxParams> letterbox;
   Launcher<NmsParams> nms;
   Launcher<AlignedOtaParams> aligned_ota;
+  Launcher<BiasActParams> bias_act;
 };
 
 }  // namespace fastdet

@@ -28,8 +28,32 @@ from fastdet.ops.nms import (
     nms,
     nms_reference,
 )
+from fastdet.ops.rep_conv import (
+    BIAS_ACT,
+    REP_CONV2D,
+    REP_CONV2D_BACKWARD,
+    bias_act,
+    bias_act_reference,
+    pack_rep_conv,
+    rep_conv2d,
+    rep_conv2d_backend,
+    rep_conv2d_backward,
+    rep_conv2d_backward_reference,
+    rep_conv2d_reference,
+)
 
-OPS = (LETTERBOX, LETTERBOX_OUT, NMS, BATCHED_NMS, MULTICLASS_NMS, ALIGNED_OTA_ASSIGN, ALIGNED_OTA_COST)
+OPS = (
+    LETTERBOX,
+    LETTERBOX_OUT,
+    NMS,
+    BATCHED_NMS,
+    MULTICLASS_NMS,
+    ALIGNED_OTA_ASSIGN,
+    ALIGNED_OTA_COST,
+    REP_CONV2D,
+    REP_CONV2D_BACKWARD,
+    BIAS_ACT,
+)
 
 __all__ = [
     "OPS",
@@ -46,6 +70,8 @@ __all__ = [
     "backend",
     "batched_nms",
     "batched_nms_reference",
+    "bias_act",
+    "bias_act_reference",
     "cuda_available",
     "current_backend",
     "fold_conv_bn",
@@ -56,4 +82,10 @@ __all__ = [
     "multiclass_nms_reference",
     "nms",
     "nms_reference",
+    "pack_rep_conv",
+    "rep_conv2d",
+    "rep_conv2d_backend",
+    "rep_conv2d_backward",
+    "rep_conv2d_backward_reference",
+    "rep_conv2d_reference",
 ]

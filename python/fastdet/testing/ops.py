@@ -15,6 +15,7 @@ A differentiable operator adds ``check_gradients(case, differentiable)``, and or
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -141,7 +142,8 @@ def check_torch(case: Case) -> None:
     if case.batch:
         sized = dict(case.batch)
         batch = torch.export.Dim("batch", max=1 << 20)
-        shapes = tuple({sized[i]: batch} if i in sized else None for i in range(len(args)))
+        none = functools.partial(torch.utils._pytree.tree_map, lambda _: None)  # as deep as the argument
+        shapes = tuple({sized[i]: batch} if i in sized else none(a) for i, a in enumerate(args))
         program = torch.export.export(Module(), args, dynamic_shapes=(shapes,))
         twice = tuple(torch.cat([a, a], sized[i]) if i in sized else a for i, a in enumerate(args))
         for given in (args, twice):
@@ -262,7 +264,7 @@ def compare(
     for i, (want, have) in enumerate(zip(expected, got)):
         where = f"{case}: result {i}"
         assert want.shape == have.shape, f"{where} has shape {have.shape}, expected {want.shape}"
-        stored = case.op.dtypes_of[i] in case.floats if case.op.dtypes_of else False
+        stored = i < len(case.op.dtypes_of) and case.op.dtypes_of[i] in case.floats
         relative, absolute = _UNITS.get(storage, (0.0, 0.0)) if stored else (0.0, 0.0)
         rtol, atol = case.rtol + relative, case.atol + absolute
         if exact or want.dtype.kind in "iub" or (rtol == 0 and atol == 0):

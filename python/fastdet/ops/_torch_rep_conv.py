@@ -1,0 +1,315 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The torch half of ``rep_conv2d``: which convolution runs, its epilogue, its gradient, weights packed in advance."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastdet import _core
+from fastdet.ops import rep_conv
+
+_ONEDNN_NAMES = {"none": "none", "relu": "relu", "silu": "swish", "leaky_relu": "leaky_relu"}
+_ONEDNN_SCALARS: dict[str, list[float]] = {"leaky_relu": [0.1]}
+_NATIVE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def channels_last(x: Tensor) -> bool:
+    """Whether results for ``x`` are channels_last; not where its strides allow both readings."""
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
+def memory_format(x: Tensor) -> torch.memory_format:
+    """Layout of the results for ``x``."""
+    return torch.channels_last if channels_last(x) else torch.contiguous_format
+
+
+def empty(x: Tensor, shape: Sequence[Any]) -> Tensor:
+    """An unfilled result for ``x``."""
+    return torch.empty(tuple(shape), dtype=x.dtype, device=x.device, memory_format=memory_format(x))
+
+
+def fake(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    groups: int,
+    activation: str,
+    residual: Tensor | None,
+    add_first: bool,
+    method: str,
+) -> Tensor:
+    """The shape of ``rep_conv2d``'s result."""
+    p, q = rep_conv.check_shapes(x, weight, bias, stride, padding, groups, residual)
+    return empty(x, (x.shape[0], weight.shape[0], p, q))
+
+
+def onednn_obstacle(dtype: torch.dtype) -> str:
+    """Why torch's fused oneDNN convolution cannot run with ``dtype`` on this machine; empty if it can."""
+    if not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:  # type: ignore[attr-defined]
+        return "this torch has no oneDNN, or it is switched off (torch.backends.mkldnn)"
+    operators = torch.ops.mkldnn
+    if not (hasattr(operators, "_convolution_pointwise") and hasattr(operators, "_reorder_convolution_weight")):
+        return f"torch {torch.__version__} does not offer oneDNN's fused convolution"
+    if dtype == torch.float32:
+        return ""
+    probe = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}.get(dtype)
+    if probe is None or not hasattr(operators, probe) or not getattr(operators, probe)():
+        return f"oneDNN does not compute {_name(dtype)} on this processor"
+    return ""
+
+
+def obstacle(name: str, x: Tensor, weight: Tensor, groups: int, forced: str) -> str:
+    """Why the implementation ``name`` cannot run; empty if it can."""
+    on_cpu = x.device.type == "cpu"
+    if name == "native":
+        if not on_cpu or forced == "cuda":
+            return "it runs on the CPU only"
+        return "" if x.dtype in _NATIVE_DTYPES else f"it does not compute {_name(x.dtype)}"
+    if name == "onednn":
+        if not on_cpu or forced == "cuda":
+            return "it runs on the CPU only"
+        if x.numel() == 0 or weight.numel() == 0:
+            return "there is nothing to convolve"
+        return onednn_obstacle(x.dtype)
+    if name in ("cudnn", "cutlass"):
+        return "it runs on CUDA only" if x.device.type != "cuda" else "this fastdet has no such path"
+    return ""
+
+
+def choose(x: Tensor, weight: Tensor, groups: int, method: str, forced: str) -> str:
+    """The implementation for these tensors; ``forced`` is what ``fastdet.ops.backend`` says."""
+    if method != "auto":
+        why = obstacle(method, x, weight, groups, forced)
+        if why:
+            raise RuntimeError(f"rep_conv2d: backend {method!r} was asked for, but {why}")
+        return method
+    if forced == "cpu":
+        preferred: tuple[str, ...] = ("native", "torch")
+    elif x.device.type == "cpu":
+        # On contiguous tensors oneDNN would convert to channels_last and back, which costs what the fusion saves.
+        # 16-bit formats that the processor lacks are slow in torch and lose precision there.
+        whole = x.dtype in (torch.float32, torch.float64) or not onednn_obstacle(x.dtype)
+        preferred = ("onednn", "torch") if channels_last(x) else ("torch",)
+        preferred = preferred if whole else ("native", "torch")
+    else:
+        preferred = ("cudnn", "cutlass", "torch")
+    return next(name for name in preferred if not obstacle(name, x, weight, groups, forced))
+
+
+def run(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    groups: int,
+    activation: str,
+    residual: Tensor | None,
+    add_first: bool,
+    method: str,
+    forced: str,
+) -> Tensor:
+    """``rep_conv2d`` now, on real tensors."""
+    p, q = rep_conv.check_shapes(x, weight, bias, stride, padding, groups, residual)
+    _check_kinds("rep_conv2d", x, weight=weight, bias=bias, residual=residual)
+    name = choose(x, weight, groups, method, forced)
+    rep_conv.log_choice(name)
+    epilogue = (activation, residual, add_first)
+    if name == "native":
+        last = channels_last(x)
+        y = _core.rep_conv2d(x, weight, bias, list(stride), list(padding), groups, *epilogue, last)
+        return y.permute(0, 3, 1, 2) if last else y
+    if name == "onednn":
+        y = fused_onednn(x, weight, bias, stride, padding, groups, *epilogue)
+        return y.contiguous(memory_format=memory_format(x))
+    kernel = (x.device.type == "cuda" or forced == "cuda") and x.dtype in _NATIVE_DTYPES
+    y = _convolved(x, weight, None if kernel else bias, stride, padding, groups, (p, q))
+    y = y.contiguous(memory_format=memory_format(x))
+    if kernel:
+        _core.bias_act_in_place(y, bias, *epilogue, forced)
+        return y
+    return _finish_(y, *epilogue)
+
+
+def fused_onednn(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    groups: int,
+    activation: str,
+    residual: Tensor | None,
+    add_first: bool,
+) -> Tensor:
+    """oneDNN's convolution with what it can take along; ``weight`` plain or packed; the result is channels_last."""
+    layout = (list(padding), list(stride), [1, 1], groups)
+    operators = torch.ops.mkldnn
+    before = residual is not None and (add_first or activation == "none")
+    if before and activation in ("none", "relu"):
+        unary = "relu" if activation == "relu" else None
+        binary = operators._convolution_pointwise.binary
+        return binary(x, residual, weight, bias, *layout, "add", 1.0, unary, [], "")
+    name = "none" if before else _ONEDNN_NAMES[activation]
+    y = operators._convolution_pointwise(x, weight, bias, *layout, name, _ONEDNN_SCALARS.get(name, []), "")
+    if residual is not None:
+        y = y.add_(residual)
+    return _activate_(y, activation) if before else y
+
+
+def _convolved(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    groups: int,
+    size: tuple[int, int],
+) -> Tensor:
+    """torch's convolution in the dtype of ``x``, whatever autocast says."""
+    if x.numel() == 0 or weight.numel() == 0:
+        y = empty(x, (x.shape[0], weight.shape[0], *size)).zero_()
+        return y if bias is None else y.add_(bias.view(-1, 1, 1))
+    with _without_autocast(x):
+        return torch.nn.functional.conv2d(x, weight, bias, list(stride), list(padding), 1, groups)
+
+
+def _without_autocast(x: Tensor) -> contextlib.AbstractContextManager[Any]:
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else contextlib.nullcontext()
+
+
+def _finish_(y: Tensor, activation: str, residual: Tensor | None, add_first: bool) -> Tensor:
+    """Activation and residual in place."""
+    if residual is not None and add_first:
+        y = y.add_(residual)
+    y = _activate_(y, activation)
+    return y.add_(residual) if residual is not None and not add_first else y
+
+
+def _activate_(y: Tensor, activation: str) -> Tensor:
+    if activation == "relu":
+        return torch.relu_(y)
+    if activation == "silu":
+        return torch.nn.functional.silu(y, inplace=True)
+    return torch.nn.functional.leaky_relu_(y, 0.1) if activation == "leaky_relu" else y
+
+
+def run_bias_act(
+    x: Tensor, bias: Tensor | None, activation: str, residual: Tensor | None, add_first: bool, forced: str
+) -> Tensor:
+    """``bias_act`` now, on real tensors."""
+    last = x.ndim == 4 and channels_last(x)
+    y = _core.bias_act(x, bias, activation, residual, add_first, last, forced)
+    return y.permute(0, 3, 1, 2) if last else y
+
+
+def run_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    groups: int,
+    activation: str,
+    residual: Tensor | None,
+    add_first: bool,
+    wanted: Sequence[bool],
+) -> tuple[Tensor, ...]:
+    """``rep_conv2d_backward`` now, on real tensors: the activation's input again, its slope, convolution_backward."""
+    size = rep_conv.check_shapes(x, weight, bias, stride, padding, groups, residual)
+    dtype = x.dtype
+    if x.device.type == "cpu" and dtype in (torch.float16, torch.bfloat16):  # torch lacks some of these on the CPU
+        grad, x, weight = grad.float(), x.float(), weight.float()
+        bias, residual = (None if a is None else a.float() for a in (bias, residual))
+    g = grad.contiguous(memory_format=memory_format(x))
+    if activation != "none":
+        pre = _convolved(x, weight, bias, stride, padding, groups, size)
+        g = _through_activation(g, pre.add_(residual) if residual is not None and add_first else pre, activation)
+    if x.numel() == 0 or weight.numel() == 0 or g.numel() == 0:
+        grads: Sequence[Tensor | None] = (torch.zeros_like(x), torch.zeros_like(weight), g.sum((0, 2, 3)))
+    else:
+        with _without_autocast(x):
+            grads = torch.ops.aten.convolution_backward(
+                g, x, weight, [weight.shape[0]], list(stride), list(padding), [1, 1], False, [0, 0], groups,
+                list(wanted[:3]),
+            )  # fmt: skip
+    # Results of an operator may not share memory with its arguments, nor with each other.
+    last = g.clone() if g is grad or g.data_ptr() == grad.data_ptr() else g
+    found = zip((*grads, last), wanted)
+    return tuple(
+        a.to(dtype).contiguous() if want and a is not None else grad.new_empty(0, dtype=dtype) for a, want in found
+    )
+
+
+def _through_activation(grad: Tensor, pre: Tensor, activation: str) -> Tensor:
+    if activation == "relu":
+        return torch.ops.aten.threshold_backward(grad, pre, 0)
+    if activation == "silu":
+        return torch.ops.aten.silu_backward(grad, pre)
+    return torch.ops.aten.leaky_relu_backward(grad, pre, 0.1, False)
+
+
+def _check_kinds(op: str, x: Tensor, **others: Tensor | None) -> None:
+    if not x.is_floating_point():
+        raise TypeError(f"{op}: x must be float32, float16, bfloat16 or float64, got {_name(x.dtype)}")
+    for name, a in others.items():
+        if a is not None and a.dtype != x.dtype:
+            raise TypeError(f"{op}: {name} must be {_name(x.dtype)} like x, got {_name(a.dtype)}")
+        if a is not None and a.device != x.device:
+            raise ValueError(f"{op}: {name} must lie on {x.device} like x, got {a.device}")
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+class PackedRepConv:
+    """A convolution of ``rep_conv2d`` whose weight is kept in the layout that oneDNN computes with.
+
+    Called with ``x`` (B, I, H, W) and, if there is one, the residual. Results are channels_last, whatever ``x`` is, so
+    that a chain of these converts the first input only. It computes what ``rep_conv2d(backend="onednn")`` does and has
+    no gradient. Where oneDNN cannot run, ``backend`` says so and ``rep_conv2d`` is called with the plain weight.
+
+    Attributes:
+        backend: ``"onednn"`` or ``"auto"``.
+        why_not: why oneDNN cannot run; empty where it can.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: Sequence[int],
+        padding: Sequence[int],
+        groups: int,
+        activation: str,
+        add_first: bool,
+        input_shape: Sequence[int] | None,
+    ):
+        self.why_not = "it runs on the CPU only" if weight.device.type != "cpu" else onednn_obstacle(weight.dtype)
+        if not self.why_not and weight.numel() == 0:
+            self.why_not = "there is nothing to convolve"
+        self.backend = "auto" if self.why_not else "onednn"
+        self._bias = None if bias is None else bias.detach()
+        self._attributes = (list(stride), list(padding), groups, activation)
+        self._add_first = add_first
+        self._plain = self._weight = weight.detach()
+        if not self.why_not:
+            given = None if input_shape is None else list(input_shape)
+            self._weight = torch.ops.mkldnn._reorder_convolution_weight(
+                self._weight, list(padding), list(stride), [1, 1], groups, given
+            )
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        if self.why_not or x.numel() == 0:
+            return rep_conv.REP_CONV2D(x, self._plain, self._bias, *self._attributes, residual, self._add_first, "auto")
+        return fused_onednn(x, self._weight, self._bias, *self._attributes, residual, self._add_first)

@@ -34,6 +34,7 @@ class AnchorHead(nn.Module):
     """
 
     OPTIONS: ClassVar[tuple[str, ...]] = ("anchors",)
+    class_margin = 0.99999  # keeps the initial class bias finite where there is one class
     anchors: Tensor
 
     def __init__(
@@ -52,15 +53,15 @@ class AnchorHead(nn.Module):
         self.per_cell = pixels.shape[1]
         self.columns = 5 + num_classes + extra
         self.m = nn.ModuleList(nn.Conv2d(c, self.per_cell * self.columns, 1) for c in c_in)
-        self.start_biases()
+        self.start_biases(self.m)
 
     @torch.no_grad()
-    def start_biases(self) -> None:
-        """Initial biases: 8 objects in a picture of 640 pixels, classes seldom."""
-        for conv, stride in zip(self.m, self.strides, strict=True):
+    def start_biases(self, convs: nn.ModuleList) -> None:
+        """Add to the biases of ``convs``, one a level: 8 objects in a picture of 640 pixels, classes seldom."""
+        for conv, stride in zip(convs, self.strides, strict=True):
             bias = cast(Tensor, conv.bias).view(self.per_cell, self.columns)
             bias[:, 4] += log(8 / (640 / stride) ** 2)
-            bias[:, 5 : 5 + self.num_classes] += log(0.6 / (self.num_classes - 0.99999))
+            bias[:, 5 : 5 + self.num_classes] += log(0.6 / (self.num_classes - self.class_margin))
 
     def forward(self, features: Sequence[Tensor]) -> AnchorRaw:
         """[B, c_in[i], H_i, W_i] per level -> AnchorRaw."""

@@ -42,10 +42,12 @@ class AnchorRaw(NamedTuple):
     logits: [B, P * (5 + C + E), H, W] each: for each of P anchors x, y, width, height, objectness, C classes and E
         columns of the task.
     prototypes: as in RawHead.
+    other_logits: the same of an auxiliary head, in training only.
     """
 
     logits: tuple[Tensor, ...]
     prototypes: tuple[Tensor, ...] = ()
+    other_logits: tuple[Tensor, ...] = ()
 
 
 class ClassLogits(NamedTuple):

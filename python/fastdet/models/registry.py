@@ -32,7 +32,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from fastdet.models import damo_yolo, rtdetrv2, yolo11, yolov5, yolov8, yolov9
+from fastdet.models import damo_yolo, rtdetrv2, yolo11, yolov5, yolov7, yolov8, yolov9
 from fastdet.models.detection_model import DetectionModel
 from fastdet.models.keys import KeyMap, load_strict, official_layout, strip_prefix
 from fastdet.models.model_spec import ModelSpec
@@ -66,6 +66,7 @@ class Family(Protocol):
 FAMILIES: dict[str, Family] = {
     "damo-yolo": damo_yolo,
     "yolov5": yolov5,
+    "yolov7": yolov7,
     "yolov8": yolov8,
     "yolov9": yolov9,
     "yolo11": yolo11,

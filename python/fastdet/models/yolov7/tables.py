@@ -48,8 +48,8 @@ def compound_scaled(base: Plan, depth: float) -> Plan:
 
     A block with a chain of n convolutions joins its two 1x1 branches and every second convolution: 2 + n / 2 maps of
     one width. With ``depth`` times the convolutions it joins 2 + depth n / 2. Only what reads or writes a concatenation
-    takes the ratio of the two; the widths inside the blocks stay, and the neck's blocks become those of the backbone
-    (compound scaling of concatenation-based models, arXiv 2207.02696, section 3.3).
+    takes the ratio of the two; the widths inside the blocks stay (compound scaling of concatenation-based models, arXiv
+    2207.02696, section 3.3).
 
     Raises:
         ValueError: the scaled chain would not have an even number of convolutions.
@@ -61,7 +61,7 @@ def compound_scaled(base: Plan, depth: float) -> Plan:
     wider: dict[str, Any] = {
         name: tuple(int(width * ratio) for width in getattr(base, name)) for name in ("stem", "stages", "neck", "lead")
     }
-    return replace(base, **wider, pool=int(base.pool * ratio), depth=int(chained), neck_step=2, neck_chain=1.0)
+    return replace(base, **wider, pool=int(base.pool * ratio), depth=int(chained))
 
 
 class _Table:
@@ -222,7 +222,8 @@ W6 = Plan(
     neck_inner=(384, 256, 128, 256, 384, 512),
 )
 YOLOV7 = p5_rows(BASE, rep=True)
-YOLOV7X = p5_rows(compound_scaled(BASE, 1.5), rep=False)
+# Besides being scaled, the neck's blocks are those of the backbone here.
+YOLOV7X = p5_rows(replace(compound_scaled(BASE, 1.5), neck_step=2, neck_chain=1.0), rep=False)
 TINY = tiny_rows()
 YOLOV7_W6 = p6_rows(W6, down=ConvNormAct, auxiliary=320)
 YOLOV7_E6 = p6_rows(compound_scaled(W6, 1.5), down=DownC, auxiliary=320)

@@ -370,8 +370,8 @@ def load(
     name = os.fspath(source)
     if name == "default":
         name = str(default_weights())
-    if Path(name).suffix.lower() in FILE_SUFFIXES:
-        module = models.load(name)
+    if Path(name).suffix.lower() in FILE_SUFFIXES or os.path.isfile(name) or (os.path.isdir(name) and os.sep in name):
+        module = models.checkpoint.load_file(name)  # says what the file is if it is none of these
         if num_classes not in (None, len(module.names)):
             raise ValueError(f"load: num_classes must be {len(module.names)} as in {name}, got {num_classes}")
     else:

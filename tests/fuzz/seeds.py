@@ -41,11 +41,18 @@ def dictionary(items: dict[str, bytes]) -> bytes:
     return b"}(" + b"".join(value(key) + item for key, item in items.items()) + b"u"
 
 
-def module(kind: str, parameters: dict[str, bytes], children: dict[str, bytes], **attributes: Any) -> bytes:
+def module(
+    kind: str,
+    parameters: dict[str, bytes],
+    children: dict[str, bytes],
+    *,
+    buffers: dict[str, bytes] | None = None,
+    **attributes: Any,
+) -> bytes:
     """The instructions that make a torch module of class ``kind``, which need not exist."""
     package, _, name = kind.rpartition(".")
     state = {"training": value(False), "_parameters": dictionary({k: parameter(v) for k, v in parameters.items()})}
-    state |= {"_buffers": dictionary({}), "_modules": dictionary(children)}
+    state |= {"_buffers": dictionary(buffers or {}), "_modules": dictionary(children)}
     state |= {"_non_persistent_buffers_set": b"c__builtin__\nset\n]\x85R"}
     state |= {key: item if isinstance(item, bytes) else value(item) for key, item in attributes.items()}
     return f"c{package}\n{name}\n)\x81".encode("latin1") + dictionary(state) + b"b"

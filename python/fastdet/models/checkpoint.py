@@ -14,12 +14,13 @@ import torch
 
 from fastdet import __version__
 from fastdet.files import write_atomic
-from fastdet.formats import FileFormatError, read_safetensors, read_torch, safetensors_bytes
+from fastdet.formats import FileFormatError, open_file, read_safetensors, read_torch, safetensors_bytes
 from fastdet.models.detection_model import DetectionModel
 from fastdet.models.keys import load_strict
+from fastdet.models.licences import licence_of, note_licence
 from fastdet.models.model_spec import ModelSpec
 from fastdet.models.recognition import MAX_CLASSES, read_official
-from fastdet.models.registry import build, identify, load_official, spec
+from fastdet.models.registry import build, describe_unknown, identify, load_official, spec
 from fastdet.models.unfilled import unfilled
 
 __all__ = ["FileFormatError", "load", "load_file", "read_torch", "save_fastdet"]
@@ -50,15 +51,13 @@ def load_file(path: str | os.PathLike[str], num_classes: int | None = None) -> D
     Of an official checkpoint (a state dict in a torch file of 1.6 or later, read without executing anything) model
     and class count are told from its keys and shapes; its names are COCO's for 80 classes. Args and errors as ``load``.
     """
-    try:
-        with open(path, "rb") as file:
-            head = file.read(9)
-    except OSError as error:
-        raise FileFormatError(path, f"cannot be opened: {error.strerror}") from error
+    with open_file(path) as file:
+        head = file.read(9)
     # A safetensors header is a JSON object behind its length; everything else is left to the reader of torch files.
-    read = _from_fastdet if head[8:] == b"{" and head[:4] != b"PK\x03\x04" else _from_official
+    read = _from_fastdet if head[8:] == b"{" and head[:2] != b"PK" else _from_official
     with torch.random.fork_rng(devices=[]):  # what is built is overwritten, and draws nothing from the caller's numbers
         module = read(path)
+    note_licence(os.fspath(path), module.metadata.get("license", ""))
     if num_classes is None or num_classes == module.num_classes:
         return module
     if module.fused:
@@ -105,14 +104,20 @@ def save_fastdet(
             if not torch.isfinite(array).all():
                 raise ValueError(f"save_fastdet: {key} must be finite in {array.dtype}")
         tensors[key] = array.contiguous().numpy()
+    base = spec(module.spec.name)
+    for each in dataclasses.fields(module.spec):
+        if each.name not in base.FILE_FIELDS and getattr(base, each.name) != getattr(module.spec, each.name):
+            raise ValueError(f"save_fastdet: spec.{each.name} must be that of {base.name}; the file could not tell")
+    record = {name: text for name, text in module.metadata.items() if name == "license"} | dict(metadata or {})
     specification = {
         "format": FORMAT,
         "fastdet": __version__,
         "model": module.spec.name,
+        "task": module.spec.task,
         "graph": "deployed" if module.fused else "training",
         "names": names,
         "spec": {field: getattr(module.spec, field) for field in module.spec.FILE_FIELDS},
-        "training": dict(sorted((metadata or {}).items())),
+        "training": dict(sorted(record.items())),
     }
     text = json.dumps(specification, ensure_ascii=False, separators=(",", ":"))
     return write_atomic(path, safetensors_bytes(tensors, {"fastdet": text}))
@@ -166,7 +171,7 @@ def _tuples(value: Any, depth: int = 0) -> Any:
     """Lists of JSON as tuples; ValueError for what is nested deeper than any field, or long."""
     if not isinstance(value, list):
         return value
-    if depth > 4 or len(value) > 64:
+    if depth > 4 or len(value) > 4096:
         raise ValueError("a field of spec is too deep or too long")
     return tuple(_tuples(item, depth + 1) for item in value)
 
@@ -213,8 +218,7 @@ def _from_official(path: str | os.PathLike[str]) -> DetectionModel:
     except ValueError as error:
         raise FileFormatError(path, str(error)) from error
     if found is None:
-        first = ", ".join(map(repr, list(official.state)[:3]))
-        raise FileFormatError(path, f"holds the weights of a model that fastdet does not know (first keys: {first})")
+        raise FileFormatError(path, describe_unknown(official))
     try:
         with unfilled():
             module = build(*found)
@@ -227,6 +231,9 @@ def _from_official(path: str | os.PathLike[str]) -> DetectionModel:
                 path, f"has {len(official.names)} class names for the {module.num_classes} classes of {found[0].name}"
             )
         module.names = list(official.names)
+    licence = licence_of(official, found[0])
+    if licence:
+        module.metadata["license"] = licence
     return module
 
 

@@ -14,6 +14,7 @@ from fastdet.models.detection_model import DetectionModel
 from fastdet.models.graph import Graph, Row
 from fastdet.models.keys import KeyMap, shape_of
 from fastdet.models.model_spec import ModelSpec
+from fastdet.models.refine import set_attributes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,7 @@ class GraphSpec(ModelSpec):
             dict shows, or None if its head is another.
         bn_eps, bn_momentum: of every BatchNorm of the rows.
         reg_max, depthwise, masks, prototype_width, keypoints, anchors: options of heads.
+        activations, epsilons: (path, class name or value) where a file differs from the table.
     """
 
     rows: tuple[Row, ...]
@@ -44,10 +46,22 @@ class GraphSpec(ModelSpec):
     prototype_width: int = 256
     keypoints: tuple[int, int] = (17, 3)
     anchors: tuple[tuple[tuple[float, float], ...], ...] = ()
+    activations: tuple[tuple[str, str], ...] = ()
+    epsilons: tuple[tuple[str, float], ...] = ()
 
     FILE_FIELDS: ClassVar[tuple[str, ...]] = (
         *ModelSpec.FILE_FIELDS,
-        *("bn_eps", "reg_max", "depthwise", "masks", "prototype_width", "keypoints", "anchors"),
+        *(
+            "bn_eps",
+            "reg_max",
+            "depthwise",
+            "masks",
+            "prototype_width",
+            "keypoints",
+            "anchors",
+            "activations",
+            "epsilons",
+        ),
     )
 
     def __post_init__(self) -> None:
@@ -85,6 +99,7 @@ class GraphModel(DetectionModel):
             if isinstance(block, nn.BatchNorm2d):
                 block.eps, block.momentum = spec.bn_eps, spec.bn_momentum
         self.model.append(spec.head(self.model.c_out, num_classes, strides=spec.strides, **spec.head_options))
+        set_attributes(self, spec.activations, spec.epsilons)
 
     @property
     def head(self) -> Any:

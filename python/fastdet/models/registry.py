@@ -19,8 +19,9 @@ and may offer, for what shows in no key of its training graph:
                             specification of the layout that ``state`` has, ``spec`` itself where none fits better.
     layout(module, state)   the tensors of ``module`` by the names of ``state``, for a family that several projects
                             publish, each under names of its own; by the official ones where ``state`` is empty.
-    refine(spec, official)  the specification with what only the file's attributes tell (``recognition.Official``): an
-                            activation, the layout of key points. Input size, strides and class names are seen to here.
+    refine(spec, official)  the specification with what only the file's attributes tell (``recognition.Official``).
+                            Class names, input size, strides, activations, the epsilon of BatchNorm, key points, and
+                            that convolutions and shortcuts are the same, are seen to here, by ``models.refine``.
 """
 
 from __future__ import annotations
@@ -32,11 +33,13 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from fastdet.formats import shown
 from fastdet.models import damo_yolo, rtdetrv2, yolo11, yolov5, yolov7, yolov8, yolov9
 from fastdet.models.detection_model import DetectionModel
 from fastdet.models.keys import KeyMap, load_strict, official_layout, strip_prefix
 from fastdet.models.model_spec import ModelSpec
 from fastdet.models.recognition import MAX_CLASSES, Official
+from fastdet.models.refine import refined
 from fastdet.models.unfilled import unfilled
 
 
@@ -184,7 +187,14 @@ def identify(official: Official) -> tuple[ModelSpec, int] | None:
     if found is None:
         return None
     spec, num_classes = found
-    refine = getattr(FAMILIES[spec.family], "refine", None)
+    family = FAMILIES[spec.family]
+    with unfilled():
+        module = build(spec, num_classes)
+    known = upgraded(family, official.state)
+    if _layout(module, known, "identify").keys() != known.keys():
+        return found  # loading will say what is wrong
+    spec = refined(spec, module, family.key_map(spec), official)
+    refine = getattr(family, "refine", None)
     if refine is not None:
         spec = refine(spec, official)
     if official.strides is not None and sorted(official.strides) != sorted(spec.strides):
@@ -194,6 +204,32 @@ def identify(official: Official) -> tuple[ModelSpec, int] | None:
         height, width = (-(-side // step) * step for side in official.input_size)
         spec = dataclasses.replace(spec, input_size=(height, width))
     return spec, num_classes
+
+
+def describe_unknown(official: Official) -> str:
+    """One line on a model that no family knows: its classes or first keys, and the family whose keys are most alike."""
+    classes = sorted({node.class_name for node in official.modules.values() if not node.kind.startswith("torch.nn.")})
+    if official.modules:
+        kind = shown(official.modules[""].kind)
+        listed = ", ".join([shown(name, 40) for name in classes[:12]] + ["..."] * (len(classes) > 12))
+        what = f"a {kind} of {listed}" if listed else f"a {kind}"
+    else:
+        what = f"first keys: {', '.join(repr(shown(key)) for key in list(official.state)[:3])}"
+    near = _nearest(official.state)
+    hint = f"; nearest is {near[0]}, which shares {near[1]:.0%} of its kinds of keys" if near else ""
+    return f"holds the weights of a model that fastdet does not know ({what}){hint}; it knows {', '.join(FAMILIES)}"
+
+
+def _nearest(state: Mapping[str, Any]) -> tuple[str, float] | None:
+    """The family whose keys, numbers left out, are most like those of ``state``, and their share in common."""
+    theirs = {re.sub(r"[0-9]+", "0", key) for key in state}
+    best = ("", 0.0)
+    for name, family in FAMILIES.items():
+        with unfilled():
+            module = build(next(iter(family.SPECS.values())))
+        ours = {re.sub(r"[0-9]+", "0", key) for key in to_official(module)}
+        best = max(best, (name, len(ours & theirs) / len(ours | theirs)), key=lambda pair: pair[1])
+    return best if best[1] > 0.2 else None
 
 
 def upgraded(family: Family, state: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fastdet.ops import Kept
+
 
 class RawHead(NamedTuple):
     """What a head returns: nothing decoded, one tensor per level, finest level first.
@@ -122,3 +124,44 @@ def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
 def level_name(stride: int) -> str:
     """``P3`` for stride 8, ``P4`` for 16, and so on."""
     return f"P{stride.bit_length() - 1}"
+
+
+def top_detections(
+    boxes: Tensor,
+    scores: Tensor,
+    *,
+    score_threshold: float = 0.0,
+    max_det: int = 300,
+    classes: Sequence[int] | None = None,
+) -> Kept:
+    """The best (box, class) pairs of each picture by falling score, without suppression; for heads trained one-to-one.
+
+    A box may appear several times, with different classes. Threshold and ``classes`` choose among the D best.
+
+    Args:
+        boxes: [B, A, 4]. scores: [B, A, C]. max_det: D; at most A rows are returned. score_threshold: pairs with a
+            score not greater are left out. classes: only these ids; None for all.
+
+    Returns:
+        Kept: boxes [B, D, 4], scores [B, D], labels and index [B, D] int32, count [B] int32; rows past ``count`` are 0,
+        label and index -1.
+    """
+    depth = min(max_det, boxes.shape[1])
+    best = scores.amax(-1).topk(depth).indices  # the D best pairs lie among the D boxes with the best best class
+    pairs = scores.gather(1, best[..., None].expand(-1, -1, scores.shape[-1])).flatten(1)
+    values, found = pairs.topk(depth)
+    labels = found % scores.shape[-1]
+    index = best.gather(1, found // scores.shape[-1])
+    wanted = values > score_threshold
+    if classes is not None:
+        wanted &= torch.isin(labels, torch.as_tensor(list(classes), device=labels.device))
+    order = torch.argsort(wanted.int(), dim=1, descending=True, stable=True)
+    values, labels, index, wanted = (tensor.gather(1, order) for tensor in (values, labels, index, wanted))
+    rows = boxes.gather(1, index[..., None].expand(-1, -1, 4)) * wanted[..., None]
+    return Kept(
+        rows,
+        values * wanted,
+        labels.masked_fill(~wanted, -1).int(),
+        index.masked_fill(~wanted, -1).int(),
+        wanted.sum(1).int(),
+    )

@@ -26,6 +26,8 @@ class ModelSpec:
         strides: input pixels per cell of each output level, finest first. Both sides of an input must be
             multiples of the last.
         score_threshold, iou_threshold, max_det, multi_label: post-processing of the published evaluation.
+        nms_free: True where the best scores are the detections, False where overlapping boxes are suppressed. Models
+            with a head for either (YOLOv10, YOLO26) predict with the one that this says.
         predict_iou_threshold, predict_max_det: what the reference's own prediction uses, at a score above 0.25.
         ideal_ratio: True where the reference maps boxes back by the ratio before sizes were rounded.
         rect: True where the reference predicts on the smallest rectangle of whole strides around the resized picture,
@@ -40,7 +42,7 @@ class ModelSpec:
 
     FILE_FIELDS: ClassVar[tuple[str, ...]] = (
         "input_size", "color", "keep_ratio", "fill", "scale", "mean", "std", "strides",
-        "score_threshold", "iou_threshold", "max_det", "multi_label",
+        "score_threshold", "iou_threshold", "max_det", "multi_label", "nms_free",
     )  # fmt: skip
 
     name: str
@@ -60,6 +62,7 @@ class ModelSpec:
     iou_threshold: float = 0.7
     max_det: int = 300
     multi_label: bool = True
+    nms_free: bool = False
     predict_iou_threshold: float = 0.7
     predict_max_det: int = 300
     ideal_ratio: bool = False

@@ -34,7 +34,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from fastdet.formats import shown
-from fastdet.models import damo_yolo, rtdetrv2, yolo11, yolov5, yolov7, yolov8, yolov9
+from fastdet.models import damo_yolo, rtdetrv2, yolo11, yolo26, yolov5, yolov7, yolov8, yolov9, yolov10
 from fastdet.models.detection_model import DetectionModel
 from fastdet.models.keys import KeyMap, load_strict, official_layout, strip_prefix
 from fastdet.models.model_spec import ModelSpec
@@ -72,7 +72,9 @@ FAMILIES: dict[str, Family] = {
     "yolov7": yolov7,
     "yolov8": yolov8,
     "yolov9": yolov9,
+    "yolov10": yolov10,
     "yolo11": yolo11,
+    "yolo26": yolo26,
     "rtdetrv2": rtdetrv2,
 }
 

@@ -9,6 +9,7 @@
 #include "core/check.h"
 #include "core/launch.h"
 #include "ops/aligned_ota/aligned_ota.h"
+#include "ops/box_iou/box_iou.h"
 #include "ops/letterbox/letterbox.h"
 #include "ops/nms/nms.h"
 #include "ops/rep_conv/rep_conv.h"
@@ -96,6 +97,7 @@ const CudaTable table = {
     launcher<NmsParams, nms_cuda>,
     launcher<AlignedOtaParams, aligned_ota_cuda>,
     launcher<BiasActParams, bias_act_cuda>,
+    launcher<BoxIouParams, box_iou_cuda>,
 };
 
 }  // namespace

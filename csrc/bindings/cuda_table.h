@@ -12,6 +12,7 @@ struct LetterboxParams;
 struct NmsParams;
 struct AlignedOtaParams;
 struct BiasActParams;
+struct BoxIouParams;
 
 struct CudaTable {
   static constexpr std::uint32_t kAbi = 1;
@@ -41,6 +42,7 @@ struct CudaTable {
   Launcher<NmsParams> nms;
   Launcher<AlignedOtaParams> aligned_ota;
   Launcher<BiasActParams> bias_act;
+  Launcher<BoxIouParams> box_iou;
 };
 
 }  // namespace fastdet

@@ -10,9 +10,11 @@
 
 namespace fastdet {
 
-struct Box {
-  float x1, y1, x2, y2;
+template <typename T>
+struct BoxOf {
+  T x1, y1, x2, y2;
 };
+using Box = BoxOf<float>;
 
 // A row of four corners `stride` elements apart, widened to float32.
 template <typename T>
@@ -20,11 +22,23 @@ FD_HD Box load_box(const T* corners, std::int64_t stride) {
   return {to_float(corners[0]), to_float(corners[stride]), to_float(corners[2 * stride]), to_float(corners[3 * stride])};
 }
 
-FD_HD float positive(float value) { return value > 0.0f ? value : 0.0f; }
-FD_HD float smaller(float a, float b) { return b < a ? b : a; }
-FD_HD float larger(float a, float b) { return a < b ? b : a; }
+template <typename T>
+FD_HD T positive(T value) {
+  return value > T{0} ? value : T{0};
+}
+template <typename T>
+FD_HD T smaller(T a, T b) {
+  return b < a ? b : a;
+}
+template <typename T>
+FD_HD T larger(T a, T b) {
+  return a < b ? b : a;
+}
 
-FD_HD bool box_finite(const Box& box) { return is_finite(box.x1) && is_finite(box.y1) && is_finite(box.x2) && is_finite(box.y2); }
+template <typename T>
+FD_HD bool box_finite(const BoxOf<T>& box) {
+  return is_finite(box.x1) && is_finite(box.y1) && is_finite(box.x2) && is_finite(box.y2);
+}
 
 FD_HD float box_area(const Box& box) { return positive(box.x2 - box.x1) * positive(box.y2 - box.y1); }
 

@@ -14,6 +14,22 @@ from fastdet.ops.aligned_ota import (
     aligned_ota_cost,
     aligned_ota_cost_reference,
 )
+from fastdet.ops.box_iou import (
+    BOX_IOU,
+    BOX_IOU_BACKWARD,
+    box_iou,
+    box_iou_backward,
+    box_iou_backward_reference,
+    box_iou_reference,
+    complete_box_iou,
+    complete_box_iou_reference,
+    distance_box_iou,
+    distance_box_iou_reference,
+    generalized_box_iou,
+    generalized_box_iou_reference,
+    probabilistic_box_iou,
+    probabilistic_box_iou_reference,
+)
 from fastdet.ops.fold import BatchNorm, RepBranch, fold_conv_bn, fold_rep_conv
 from fastdet.ops.letterbox import LETTERBOX, LETTERBOX_OUT, Letterbox, letterbox, letterbox_reference
 from fastdet.ops.nms import (
@@ -53,6 +69,8 @@ OPS = (
     REP_CONV2D,
     REP_CONV2D_BACKWARD,
     BIAS_ACT,
+    BOX_IOU,
+    BOX_IOU_BACKWARD,
 )
 
 __all__ = [
@@ -72,10 +90,20 @@ __all__ = [
     "batched_nms_reference",
     "bias_act",
     "bias_act_reference",
+    "box_iou",
+    "box_iou_backward",
+    "box_iou_backward_reference",
+    "box_iou_reference",
+    "complete_box_iou",
+    "complete_box_iou_reference",
     "cuda_available",
     "current_backend",
+    "distance_box_iou",
+    "distance_box_iou_reference",
     "fold_conv_bn",
     "fold_rep_conv",
+    "generalized_box_iou",
+    "generalized_box_iou_reference",
     "letterbox",
     "letterbox_reference",
     "multiclass_nms",
@@ -83,6 +111,8 @@ __all__ = [
     "nms",
     "nms_reference",
     "pack_rep_conv",
+    "probabilistic_box_iou",
+    "probabilistic_box_iou_reference",
     "rep_conv2d",
     "rep_conv2d_backend",
     "rep_conv2d_backward",

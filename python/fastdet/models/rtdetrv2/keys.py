@@ -93,7 +93,7 @@ def key_map(spec: RtDetrSpec) -> KeyMap:
 
 def is_huggingface(state: Mapping[str, Any]) -> bool:
     """Whether ``state`` bears the names of transformers."""
-    return any(key.startswith("model.") for key in state)
+    return any(key.startswith("model.decoder.layers.") for key in state)
 
 
 def layout(module: DetectionModel, state: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -45,7 +45,8 @@ class PredictOptions:
 
     score_threshold: float = field(default=0.25, metadata={"help": "keep scores above this"})
     iou_threshold: float | None = field(
-        default=None, metadata={"help": "drop a box that overlaps a better one by more [0.7; YOLOv5, YOLOv7: 0.45]"}
+        default=None,
+        metadata={"help": "drop a box that overlaps a better one by more [0.7; YOLOv5, YOLOv7: 0.45; without NMS: 1]"},
     )
     max_det: int | None = field(default=None, metadata={"help": "most detections a picture [300; YOLOv5: 1000]"})
     classes: tuple[str, ...] | None = field(
@@ -128,7 +129,8 @@ class Detector:
                 model uses its own, lower value (``spec.score_threshold``), as ``val`` does.
             iou_threshold: of two boxes of a class that overlap by more than this the better one is kept.
             max_det: most detections a picture. Both: None for what the model's reference predicts with
-                (``spec.predict_iou_threshold``, ``spec.predict_max_det``): 0.7 and 300, for YOLOv5 0.45 and 1000.
+                (``spec.predict_iou_threshold``, ``spec.predict_max_det``): 0.7 and 300, for YOLOv5 0.45 and 1000,
+                for those without suppression (``spec.nms_free``) 1, which drops nothing, and 300.
             classes: only these, a list of names or ids; None for all.
             batch: pictures that go through the network together.
             rect: as the model's reference (``spec.rect``): pictures of one size go through the network on the smallest
@@ -211,13 +213,14 @@ class Detector:
                 on_stage("head", pictures, _levels(self.module, raw, spec.strides))
                 on_stage("decoded", pictures, {"boxes": boxes, "scores": scores})
             if classes is not None:
-                scores = _only(scores, classes)
+                scores = _only(scores, classes, spec.nms_free)
             kept = ops.multiclass_nms(
                 boxes,
                 scores,
                 score_threshold=options.score_threshold,
-                iou_threshold=spec.predict_iou_threshold if options.iou_threshold is None else options.iou_threshold,
+                iou_threshold=_iou_threshold(spec, options),
                 max_det=spec.predict_max_det if options.max_det is None else options.max_det,
+                multi_label=spec.nms_free,
             )
             if on_stage is not None:
                 on_stage("kept", pictures, kept._asdict())
@@ -431,11 +434,18 @@ def _levels(module: Any, raw: Any, strides: Any) -> dict[str, Any]:
     return arrays
 
 
-def _only(scores: torch.Tensor, classes: list[int]) -> torch.Tensor:
-    """``scores`` [B, N, C] with 0 for boxes whose best class is none of ``classes``, so that they are no candidates."""
+def _iou_threshold(spec: Any, options: PredictOptions) -> float:
+    """What the caller wants, else what the reference does; 1 drops nothing, and the best pairs remain."""
+    if options.iou_threshold is not None:
+        return options.iou_threshold
+    return 1.0 if spec.nms_free else spec.predict_iou_threshold
+
+
+def _only(scores: torch.Tensor, classes: list[int], multi_label: bool) -> torch.Tensor:
+    """``scores`` [B, N, C] with 0 for what is no candidate: other classes, or boxes whose best class is another one."""
     wanted = scores.new_zeros(scores.shape[-1])
     wanted[classes] = 1
-    return scores * wanted[scores.argmax(-1)][..., None]
+    return scores * (wanted if multi_label else wanted[scores.argmax(-1)][..., None])
 
 
 def _device(device: Any) -> torch.device:

@@ -102,8 +102,12 @@ class Trace:
         return np.ascontiguousarray(image[..., ::-1] if self.spec.color == "BGR" else image)
 
     def _heat(self, rows: dict[str, np.ndarray]) -> np.ndarray:
-        """Square root of the best class score or objectness of each cell, a map per level; black is 0, white is 1."""
+        """Square root of the best class score or objectness of each cell, a map per level; black is 0, white is 1.
+
+        Of a model that answers with queries instead of maps: its scores, a row per query and a column per class.
+        """
         maps = [row for name, row in rows.items() if name.startswith(("cls_logits", "objectness"))]
+        maps = maps or [rows["logits"][None]]
         tall = max(level.shape[1] for level in maps)
         scaled = []
         for level in maps:

@@ -9,15 +9,17 @@ import re
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
-from fastdet import models
+from fastdet import Detector, models
 from fastdet.models import Targets, rtdetrv2
 from fastdet.models.rtdetrv2.decoder import inverse_sigmoid, token_anchors
 from fastdet.models.rtdetrv2.denoising import group_shape
 from fastdet.models.rtdetrv2.encoder import position_table
 from fastdet.models.unfilled import unfilled
 from fastdet.testing import run_vector, shared_dir
+from fastdet.trace import Trace
 
 TINY = dataclasses.replace(
     models.spec("rtdetrv2-s"),
@@ -316,3 +318,51 @@ def test_files_keep_what_tells_a_variant(tmp_path):
     assert loaded.spec == spec and loaded.fused
     for key, value in module.state_dict().items():
         assert torch.equal(value, loaded.state_dict()[key]), key
+
+
+# ---- prediction -----------------------------------------------------------------------------------------------------
+
+
+def test_prediction_is_that_of_the_reference(tmp_path):
+    spec = dataclasses.replace(TINY, input_size=(96, 128))
+    module = _seeded(spec).eval().fuse()
+    rs = np.random.RandomState(0)
+    pictures = [rs.randint(0, 256, (*size, 3)).astype(np.uint8) for size in ((60, 200), (150, 90))]
+    found = Detector(module).predict(
+        pictures, score_threshold=0.55, max_det=40, batch=2, on_stage=_trace(tmp_path, spec)
+    )
+    several = 0
+    for picture, result in zip(pictures, found):
+        height, width = picture.shape[:2]
+        small = Image.fromarray(picture).resize((128, 96), Image.Resampling.BILINEAR)
+        images = torch.from_numpy(np.array(small)).permute(2, 0, 1)[None].float() / 255
+        with torch.no_grad():
+            raw = module(images)
+        scores, pair = raw.logits.sigmoid().flatten().topk(40)
+        cx, cy, w, h = (raw.boxes_norm[0][pair // 7] * torch.tensor([width, height, width, height])).unbind(-1)
+        boxes = torch.stack((cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2), -1)
+        boxes = boxes.clamp(min=0).minimum(torch.tensor([width, height, width, height]))
+        kept = (scores > 0.55) & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+        assert 5 < int(kept.sum()) == len(result)
+        several += len(pair[kept]) - len((pair[kept] // 7).unique())
+        np.testing.assert_array_equal(result.labels, (pair % 7)[kept])
+        np.testing.assert_allclose(result.scores, scores[kept], rtol=1e-5)
+        np.testing.assert_allclose(result.boxes, boxes[kept], atol=2e-3)
+    assert several > 0  # a query under two labels
+    only = Detector(module).predict(pictures[0], score_threshold=0.0, max_det=1000, classes=[2, 5])[0]
+    assert set(only.labels) == {2, 5}
+    assert (tmp_path / "0001_array" / "2_head.png").exists()
+
+
+def _trace(folder, spec):
+    return Trace(folder, spec, [str(i) for i in range(7)], 0.5)
+
+
+def test_another_number_of_classes_keeps_all_but_the_scores(tmp_path):
+    source = models.build("rtdetrv2-s", 3)
+    path = models.save_fastdet(tmp_path / "x.safetensors", source, dtype="float32")
+    other = models.load(path, 5)
+    got, want = other.state_dict(), source.state_dict()
+    differ = {key.split(".")[1] for key in got if got[key].shape != want[key].shape}
+    assert other.num_classes == 5 and differ == {"token_score", "score", "denoising_embed"}
+    assert all(torch.equal(got[key], want[key]) for key in got if key.split(".")[1] not in differ)

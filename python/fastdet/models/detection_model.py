@@ -29,7 +29,7 @@ class DetectionModel(nn.Module):
         self.names: list[str] = default_names(num_classes)
 
     @property
-    def head_prefix(self) -> str:
+    def head_prefix(self) -> str | tuple[str, ...]:
         """What the state-dict keys of the head begin with; everything else does not know the number of classes."""
         return "head."
 

@@ -134,6 +134,15 @@ class RtDetr(DetectionModel):
             box_noise=self.spec.box_noise,
         )
 
+    @property
+    def head_prefix(self) -> tuple[str, ...]:
+        """What knows the number of classes."""
+        return ("decoder.token_score.", "decoder.score.", "decoder.denoising_embed.")
+
+    def named_maps(self, raw: RawDetr) -> dict[str, tuple[Tensor, ...]]:
+        """What the queries say, by name."""
+        return {"logits": (raw.logits,), "boxes_norm": (raw.boxes_norm,)}
+
     def decode(self, raw: RawDetr) -> tuple[Tensor, Tensor]:
         """Boxes [B, Q, 4] xyxy in input pixels, not clipped, and scores [B, Q, C]; float32."""
         height, width = raw.image_size

@@ -38,6 +38,7 @@ class RtDetrSpec(ModelSpec):
     resize: str = "pillow"
     score_threshold: float = 0.0
     iou_threshold: float = 1.0
+    nms_free: bool = True
     license: str = "Apache-2.0"
     depths: tuple[int, int, int, int]
     bottleneck: bool = True

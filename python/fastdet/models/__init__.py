@@ -9,6 +9,7 @@ from fastdet.models.detection_model import DetectionModel
 from fastdet.models.heads import AnchorRaw, ClassLogits, RawHead, Targets
 from fastdet.models.model_spec import ModelSpec
 from fastdet.models.registry import FAMILIES, build, fit, load_official, recognise, spec, to_official
+from fastdet.models.rep_conv import RepConv2d
 
 __all__ = [
     "FAMILIES",
@@ -17,6 +18,7 @@ __all__ = [
     "DetectionModel",
     "ModelSpec",
     "RawHead",
+    "RepConv2d",
     "Targets",
     "build",
     "checkpoint",

@@ -18,7 +18,7 @@ CHECK_TOOLS := ruff mypy build clang-format codespell
 CPP := $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/native/*.h' 'tests/native/*.cpp' \
 	'tests/native/*.cu' 2>/dev/null)
 
-.PHONY: help demo test install lint bench sanitize cuda-check package-check reproduce-weights wheel sdist format clean
+.PHONY: help demo test install lint bench sanitize fuzz cuda-check package-check reproduce-weights wheel sdist format clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -56,6 +56,13 @@ bench: install ## time against peers, interleaved; writes benchmarks/results/ an
 
 sanitize: install ## every kernel under ASan + UBSan and under TSan, in the emulator
 	$(BIN)/python tests/native/run_sanitized.py $(ARGS)
+
+# Atheris chooses inputs by coverage; where pip has none for this Python, the fuzzers mutate by themselves.
+FUZZ ?= zip zip-crc opcodes safetensors
+SECONDS ?= 60
+fuzz: install ## readers of weight files under random input: make fuzz FUZZ=opcodes SECONDS=3600
+	-$(PIP) install -q --only-binary :all: atheris
+	for target in $(FUZZ); do $(BIN)/python tests/fuzz/run.py $$target --seconds $(SECONDS) || exit 1; done
 
 cuda-check: install ## compile every kernel for every GPU target: no warnings, no unexplained spills
 	$(BIN)/python tests/native/cuda_check.py $(ARGS)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastdet.formats import FileFormatError, Record, read_torch
+from fastdet.formats import FileFormatError, Record, flatten, read_torch
 from fastdet.formats.unpickle import MAX_OPCODES, PickleError, Unpickler
 
 torch = pytest.importorskip("torch")
@@ -465,3 +465,119 @@ def test_damaged_pickles_are_refused_or_read():
         except PickleError:
             refused += 1
     assert refused > 500
+
+
+# ---- other forms and numbers ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+def test_files_of_torch_before_1_6_are_read(tmp_path, protocol):
+    base = torch.arange(12.0)
+    content = {
+        "model": collections.OrderedDict(a=base, tied=base, part=base[3:9:2], e=base[:0]),
+        "narrow": torch.rand(2, 3).bfloat16(),
+        "module": torch.nn.Linear(2, 3),
+        "count": 2**40,
+    }
+    for name, zipped in (("old.pt", False), ("new.pt", True)):
+        torch.save(content, tmp_path / name, pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
+        got = read_torch(tmp_path / name)
+        assert list(got["model"]) == list(content["model"]) and got["count"] == 2**40
+        for key, value in content["model"].items():
+            np.testing.assert_array_equal(got["model"][key], value.numpy())
+        np.testing.assert_array_equal(got["narrow"], content["narrow"].float().numpy())
+        assert got["model"]["a"] is got["model"]["tied"]
+        assert got["model"]["a"].base is got["model"]["part"].base is not None
+        tree = flatten(got["module"])
+        assert list(tree.state) == ["weight", "bias"]
+        np.testing.assert_array_equal(tree.state["bias"], content["module"].bias.detach().numpy())
+
+
+NEWER = ["uint16", "uint32", "uint64", "complex64", "complex128"]
+NEWER += ["float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"]
+
+
+@pytest.mark.parametrize("name", [name for name in NEWER if hasattr(torch, name)])
+def test_numbers_that_came_later(tmp_path, name):
+    dtype = getattr(torch, name)
+    bits = torch.arange(256, dtype=torch.uint8)
+    values = bits.view(dtype) if "float8" in name else bits[:96].view(dtype)
+    if "complex" in name:
+        values = torch.randn(4, 3, dtype=dtype)
+    torch.save({"a": values, "b": values[2:]}, tmp_path / "x.pt")
+    got = read_torch(tmp_path / "x.pt")
+    want = values.float() if "float8" in name else values
+    np.testing.assert_array_equal(got["a"], want.numpy())
+    np.testing.assert_array_equal(got["b"], want[2:].numpy())
+
+
+def test_big_endian_storages_are_turned(tmp_path):
+    data = np.arange(6, dtype=">f4")
+    members = {"x/data.pkl": _tensor_pickle(), "x/byteorder": b"big", "x/data/0": data.tobytes()}
+    got = read_torch(write_zip(tmp_path / "x.pt", members))
+    assert got.dtype == np.float32 and got.dtype.isnative
+    np.testing.assert_array_equal(got, data.reshape(2, 3))
+
+
+def test_tensors_with_attributes_and_tied_weights(tmp_path):
+    tied = torch.nn.Parameter(torch.rand(3, 4))
+    tied.note = "kept by torch"
+    torch.save({"a": tied, "b": tied, "c": tied.data[:1].t(), "d": torch.zeros(99)}, tmp_path / "x.pt")
+    got = read_torch(tmp_path / "x.pt")
+    np.testing.assert_array_equal(got["a"], tied.detach().numpy())
+    assert got["a"] is got["b"] and np.shares_memory(got["a"], got["c"]) and got["c"].shape == (4, 1)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_quantised_and_sparse_tensors_are_refused_by_name(tmp_path):
+    torch.save({"a": torch.quantize_per_tensor(torch.rand(4), 0.1, 0, torch.qint8)}, tmp_path / "x.pt")
+    with pytest.raises(FileFormatError, match="has quantised tensors, which are not read; load the checkpoint it was"):
+        read_torch(tmp_path / "x.pt")
+    torch.save({"a": torch.eye(3).to_sparse()}, tmp_path / "x.pt")
+    with pytest.raises(FileFormatError, match="has sparse tensors"):
+        read_torch(tmp_path / "x.pt")
+
+
+def test_buffers_that_are_not_kept_are_left_out(tmp_path):
+    module = torch.nn.Module()
+    module.inner = torch.nn.BatchNorm2d(2)
+    module.register_buffer("kept", torch.ones(2))
+    module.register_buffer("cache", torch.ones(3), persistent=False)
+    module.register_parameter("none", None)
+    module.absent = None
+    torch.save({"model": torch.nn.DataParallel(module)}, tmp_path / "x.pt")
+    tree = flatten(read_torch(tmp_path / "x.pt")["model"])
+    assert list(tree.state) == list(module.state_dict())
+    assert tree.modules["inner"].kind == "torch.nn.modules.batchnorm.BatchNorm2d"
+    assert tree.modules["inner"].attributes["eps"] == 1e-5
+
+
+_MEASURE = """
+import resource, sys, time
+sys.modules["torch"] = None
+from fastdet.formats import read_torch
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+start = time.perf_counter()
+content = read_torch(sys.argv[1])
+seconds = time.perf_counter() - start
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024, seconds, len(content["model"]))
+"""
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before 1.6"])
+def test_memory_is_that_of_the_file(tmp_path, zipped):
+    """Without torch, in a process of its own: 100 MB of tensors, contiguous, transposed, strided, tied."""
+    base = torch.arange(5_000_000, dtype=torch.float32)
+    content = {f"{i}": (base + i).reshape(1000, 5000) for i in range(5)}
+    first = content.pop("0")
+    content |= {"even": first[::2], "odd": first[1::2].t(), "1": content["1"].t(), "tied": content["2"]}
+    torch.save({"model": content}, tmp_path / "x.pt", _use_new_zipfile_serialization=zipped)
+    size = (tmp_path / "x.pt").stat().st_size
+    assert size > 100_000_000
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.run(
+        [sys.executable, "-c", _MEASURE, tmp_path / "x.pt"], capture_output=True, text=True, env=environment, check=True
+    )
+    peak, seconds, count = run.stdout.split()
+    assert int(peak) < 1.2 * size + (64 << 20) and int(count) == 7
+    assert float(seconds) < 5

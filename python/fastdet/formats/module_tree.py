@@ -11,7 +11,7 @@ import numpy as np
 from fastdet.formats.unpickle import Global, Record
 
 MAX_DEPTH = 64
-MAX_ENTRIES = 100_000
+MAX_ENTRIES = 50_000
 _OWN = ("_parameters", "_buffers", "_modules")
 _WRAPPERS = ("DataParallel", "DistributedDataParallel")
 

@@ -92,10 +92,8 @@ class TensorReader:
         itemsize = itemsize_of(kind)
         size = self._stored(key)
         if size is None or elements < 0 or elements * itemsize != size:
-            raise PickleError(
-                f"has storage {shown(key)!r} of {shown(f'{elements:x}', 20)} (hexadecimal) elements, "
-                f"but the file holds {size} bytes of it"
-            )
+            count = elements if 0 <= elements < _MAX_ELEMENTS else "an impossible number of"
+            raise PickleError(f"has storage {shown(key)!r} of {count} elements, but the file holds {size} bytes of it")
         if key not in self._storages:
             self._storages[key] = Storage(key, self._numbers(self._read_bytes(key), dtype), dtype)
         found = self._storages[key]

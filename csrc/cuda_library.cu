@@ -10,6 +10,7 @@
 #include "core/launch.h"
 #include "ops/aligned_ota/aligned_ota.h"
 #include "ops/box_iou/box_iou.h"
+#include "ops/decode/decode.h"
 #include "ops/letterbox/letterbox.h"
 #include "ops/nms/nms.h"
 #include "ops/rep_conv/rep_conv.h"
@@ -98,6 +99,8 @@ const CudaTable table = {
     launcher<AlignedOtaParams, aligned_ota_cuda>,
     launcher<BiasActParams, bias_act_cuda>,
     launcher<BoxIouParams, box_iou_cuda>,
+    launcher<DecodeParams, decode_cuda>,
+    launcher<DetectParams, detect_cuda>,
 };
 
 }  // namespace

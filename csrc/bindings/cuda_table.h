@@ -13,6 +13,8 @@ struct NmsParams;
 struct AlignedOtaParams;
 struct BiasActParams;
 struct BoxIouParams;
+struct DecodeParams;
+struct DetectParams;
 
 struct CudaTable {
   static constexpr std::uint32_t kAbi = 1;
@@ -43,6 +45,8 @@ struct CudaTable {
   Launcher<AlignedOtaParams> aligned_ota;
   Launcher<BiasActParams> bias_act;
   Launcher<BoxIouParams> box_iou;
+  Launcher<DecodeParams> decode;
+  Launcher<DetectParams> detect;
 };
 
 }  // namespace fastdet

@@ -30,6 +30,20 @@ from fastdet.ops.box_iou import (
     probabilistic_box_iou,
     probabilistic_box_iou_reference,
 )
+from fastdet.ops.decode import (
+    DECODE_BOXES,
+    DECODE_BOXES_BACKWARD,
+    DECODE_CANDIDATES,
+    DETECT,
+    Decoded,
+    HeadFormat,
+    decode_boxes,
+    decode_boxes_reference,
+    decode_candidates,
+    decode_candidates_reference,
+    detect,
+    detect_reference,
+)
 from fastdet.ops.fold import BatchNorm, RepBranch, fold_conv_bn, fold_rep_conv
 from fastdet.ops.letterbox import LETTERBOX, LETTERBOX_OUT, Letterbox, letterbox, letterbox_reference
 from fastdet.ops.nms import (
@@ -64,6 +78,10 @@ OPS = (
     NMS,
     BATCHED_NMS,
     MULTICLASS_NMS,
+    DECODE_BOXES,
+    DECODE_BOXES_BACKWARD,
+    DECODE_CANDIDATES,
+    DETECT,
     ALIGNED_OTA_ASSIGN,
     ALIGNED_OTA_COST,
     REP_CONV2D,
@@ -78,6 +96,8 @@ __all__ = [
     "Assignment",
     "AssignmentCost",
     "BatchNorm",
+    "Decoded",
+    "HeadFormat",
     "Kept",
     "Letterbox",
     "RepBranch",
@@ -98,6 +118,12 @@ __all__ = [
     "complete_box_iou_reference",
     "cuda_available",
     "current_backend",
+    "decode_boxes",
+    "decode_boxes_reference",
+    "decode_candidates",
+    "decode_candidates_reference",
+    "detect",
+    "detect_reference",
     "distance_box_iou",
     "distance_box_iou_reference",
     "fold_conv_bn",

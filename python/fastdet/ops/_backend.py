@@ -94,7 +94,7 @@ class Op:
         setup_context: what ``backward`` finds in ``ctx``; the default keeps the inputs for ``kept_inputs``.
         drop_grad: results carry no gradient by their nature (indices, assignments): inputs that require one are taken.
         dtypes_of: for each result the position of the argument whose dtype it has, None where it has its own; empty if
-            all have.
+            all have. A list of arrays, as argument or result, has one dtype.
     """
 
     name: str
@@ -184,6 +184,10 @@ def _on_host(function: Callable[..., Any], args: tuple[Any, ...], dtypes_of: tup
 
 
 def _like(like: Any, result: Any, source: Any = None) -> Any:
+    if isinstance(source, (list, tuple)):
+        source = source[0]
+    if isinstance(result, list):
+        return [_like(like, r, source) for r in result]
     if _bridge.torch is not None and _bridge.torch.is_tensor(like):
         converted = _bridge.torch.from_numpy(result, like.device)
         return converted if source is None else converted.to(source.dtype)

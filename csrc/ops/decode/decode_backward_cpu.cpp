@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+// CPU path of the gradients of dense decoding; tiles as forward.
+#include "core/dispatch.h"
+#include "ops/decode/decode.h"
+#include "ops/decode/decode_tile.h"
+
+namespace fastdet {
+namespace {
+
+// Gradients of the corners of a tile, one row per corner.
+template <typename R>
+struct CornerRows {
+  R x1[kDecodeTile], y1[kDecodeTile], x2[kDecodeTile], y2[kDecodeTile];
+
+  Corners<R> at(std::int64_t j) const { return {x1[j], y1[j], x2[j], y2[j]}; }
+  void set(std::int64_t j, const Corners<R>& c) {
+    x1[j] = c.x1;
+    y1[j] = c.y1;
+    x2[j] = c.x2;
+    y2[j] = c.y2;
+  }
+  R* side(int k) { return k == 0 ? x1 : k == 1 ? y1 : k == 2 ? x2 : y2; }
+};
+
+// The place of a tile in a contiguous gradient [B, P, K, H, W], or [B, Q, K] of rows of queries.
+template <typename T>
+struct GradRows {
+  T* first;
+  RowSteps steps;
+
+  GradRows(void* grads, const HeadMaps& maps, const DecodeTile& tile, std::int64_t channels) {
+    const HeadLevel& in = maps.level[tile.level];
+    const std::int64_t plane = in.height * in.width, at = tile.y * in.width + tile.x;
+    const bool rows = maps.code == BoxCode::kCxcywh;
+    steps = rows ? RowSteps{channels, 1} : RowSteps{1, plane};
+    first = static_cast<T*>(grads) + (tile.image * in.priors + tile.prior) * channels * plane + at * steps.anchor;
+  }
+  FD_HD void store(std::int64_t channel, const ArithmeticOf<T>* row, std::int64_t size) const {
+    T* FD_RESTRICT to = first + channel * steps.channel;
+    if (steps.anchor == 1) {
+      for (std::int64_t j = 0; j < size; ++j) to[j] = narrow<T>(row[j]);
+    } else {
+      for (std::int64_t j = 0; j < size; ++j) to[j * steps.anchor] = narrow<T>(row[j]);
+    }
+  }
+};
+
+template <typename T, typename R = ArithmeticOf<T>>
+FD_TARGET_CLONES void bins_backward(const T* codes, const RowSteps& steps, std::int64_t bins, std::int64_t size,
+                                    const R* FD_RESTRICT grad, std::int64_t channel, const GradRows<T>& out) {
+  R most[kDecodeTile], sum[kDecodeTile], expected[kDecodeTile], value[kDecodeTile];
+  expect_row(codes, steps, bins, size, most, sum, expected);
+  for (std::int64_t i = 0; i < bins; ++i) {
+    load_row(codes + i * steps.channel, steps.anchor, size, value);
+    const R bin = static_cast<R>(i);
+    for (std::int64_t j = 0; j < size; ++j) {
+      value[j] = bin_gradient<R>(grad[j], exp_exact(value[j] - most[j]), sum[j], bin, expected[j]);
+    }
+    out.store(channel + i, value, size);
+  }
+}
+
+template <typename T, typename R = ArithmeticOf<T>>
+FD_TARGET_CLONES void anchors_backward(const T* codes, const RowSteps& steps, const HeadLevel& in, const DecodeTile& tile,
+                                       CornerRows<R>* grads, const GradRows<T>& out) {
+  R value[kDecodeTile];
+  const R stride = static_cast<R>(in.stride);
+  for (int k = 0; k < 4; ++k) {
+    load_row(codes + k * steps.channel, steps.anchor, tile.size, value);
+    const R* grad = grads->side(k);
+    const R size = k < 2 ? R(0) : static_cast<R>(in.prior_size[tile.prior][k - 2]);
+    for (std::int64_t j = 0; j < tile.size; ++j) {
+      const R s = sigmoid_exact(value[j]);
+      value[j] = k < 2 ? anchor_centre_gradient<R>(grad[j], s, stride) : anchor_size_gradient<R>(grad[j], s, size);
+    }
+    out.store(k, value, tile.size);
+  }
+}
+
+template <typename T>
+void codes_backward(const DecodeParams& p, const DecodeTile& tile) {
+  using R = ArithmeticOf<T>;
+  const HeadMaps& maps = p.maps;
+  const HeadLevel& in = maps.level[tile.level];
+  const std::int64_t* g = p.boxes.stride;
+  const R* grad = p.boxes.as<const R>() + tile.image * g[0] + tile.first * g[1];
+  CornerRows<R> grads;
+  for (std::int64_t j = 0; j < tile.size; ++j) {
+    const R* row = grad + j * g[1];
+    grads.set(j, {row[0], row[g[2]], row[2 * g[2]], row[3 * g[2]]});
+    if (maps.code == BoxCode::kDfl || maps.code == BoxCode::kDistance) {
+      grads.set(j, distance_gradients<R>(grads.at(j), static_cast<R>(in.stride)));
+    } else {
+      grads.set(j, centre_gradients<R>(grads.at(j)));
+    }
+  }
+  const T* codes = codes_at<T>(in, tile.image, tile.prior, tile.y, tile.x);
+  const RowSteps steps{in.codes_stride[4], in.codes_stride[2]};
+  const GradRows<T> out(p.codes_grad[tile.level], maps, tile, maps.codes_per_anchor());
+  if (maps.code == BoxCode::kAnchors) {
+    anchors_backward(codes, steps, in, tile, &grads, out);
+    return;
+  }
+  for (int k = 0; k < 4; ++k) {
+    if (maps.code == BoxCode::kDfl) {
+      bins_backward(codes + k * maps.bins * steps.channel, steps, maps.bins, tile.size, grads.side(k), k * maps.bins, out);
+      continue;
+    }
+    const R scale =
+        maps.code == BoxCode::kDistance ? R(1) : static_cast<R>(k % 2 == 0 ? maps.picture_width : maps.picture_height);
+    for (std::int64_t j = 0; j < tile.size; ++j) grads.side(k)[j] *= scale;
+    out.store(k, grads.side(k), tile.size);
+  }
+}
+
+template <typename T>
+FD_TARGET_CLONES void scores_backward(const DecodeParams& p, const DecodeTile& tile) {
+  using R = ArithmeticOf<T>;
+  const HeadMaps& maps = p.maps;
+  const HeadLevel& in = maps.level[tile.level];
+  const std::int64_t* g = p.scores.stride;
+  const R* grad = p.scores.as<const R>() + tile.image * g[0] + tile.first * g[1];
+  const T* logits = logits_at<T>(in, tile.image, tile.prior, tile.y, tile.x);
+  const T* codes = codes_at<T>(in, tile.image, tile.prior, tile.y, tile.x);
+  const GradRows<T> out(p.logits_grad[tile.level], maps, tile, maps.classes);
+  R objectness[kDecodeTile], sum[kDecodeTile], value[kDecodeTile], row[kDecodeTile];
+  for (std::int64_t j = 0; j < tile.size; ++j) sum[j] = R(0);
+  if (maps.objectness) {
+    load_row(codes + 4 * in.codes_stride[2], in.codes_stride[4], tile.size, objectness);
+    for (std::int64_t j = 0; j < tile.size; ++j) objectness[j] = sigmoid_exact(objectness[j]);
+  }
+  for (std::int64_t c = 0; c < maps.classes; ++c) {
+    load_row(logits + c * in.logits_stride[2], in.logits_stride[4], tile.size, value);
+    for (std::int64_t j = 0; j < tile.size; ++j) row[j] = grad[j * g[1] + c * g[2]];
+    for (std::int64_t j = 0; j < tile.size; ++j) value[j] = sigmoid_exact(value[j]);
+    if (maps.objectness) {
+      for (std::int64_t j = 0; j < tile.size; ++j) {
+        sum[j] += row[j] * value[j];
+        row[j] = row[j] * objectness[j];
+      }
+    }
+    for (std::int64_t j = 0; j < tile.size; ++j) row[j] = sigmoid_gradient<R>(row[j], value[j]);
+    out.store(c, row, tile.size);
+  }
+  if (!maps.objectness) return;
+  for (std::int64_t j = 0; j < tile.size; ++j) sum[j] = sigmoid_gradient<R>(sum[j], objectness[j]);
+  GradRows<T>(p.codes_grad[tile.level], maps, tile, maps.codes_per_anchor()).store(4, sum, tile.size);
+}
+
+}  // namespace
+
+void decode_backward_cpu(const DecodeParams& p) {
+  dispatch_float_or_double(p.maps.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    for_each_tile(p.maps, [&](const DecodeTile& tile) {
+      codes_backward<T>(p, tile);
+      scores_backward<T>(p, tile);
+    });
+  });
+}
+
+}  // namespace fastdet

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tiles of dense decoding on the CPU: neighbouring anchors of one row, or of rows that follow without a gap.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "core/parallel.h"
+#include "ops/decode/decode.h"
+
+namespace fastdet {
+
+constexpr std::int64_t kDecodeTile = 64;
+
+struct DecodeTile {
+  int level;
+  std::int64_t image, prior, y, x;  // of its first anchor; x + j may lead into the next rows
+  std::int64_t size;
+  std::int64_t first;  // number of its first anchor
+};
+
+struct RowSteps {
+  std::int64_t anchor, channel;
+};
+
+template <typename T>
+FD_HD void load_row(const T* from, std::int64_t step, std::int64_t size, ArithmeticOf<T>* FD_RESTRICT to) {
+  if (step == 1) {
+    for (std::int64_t j = 0; j < size; ++j) to[j] = widen<T>(from[j]);
+  } else {
+    for (std::int64_t j = 0; j < size; ++j) to[j] = widen<T>(from[j * step]);
+  }
+}
+
+// expected_bins of one side for a row of anchors, with the greatest logit and the sum of weights of each.
+template <typename T, typename R = ArithmeticOf<T>>
+FD_HD void expect_row(const T* codes, const RowSteps& steps, std::int64_t bins, std::int64_t size, R* FD_RESTRICT most,
+                      R* FD_RESTRICT sum, R* FD_RESTRICT expected) {
+  R value[kDecodeTile];
+  load_row(codes, steps.anchor, size, most);
+  for (std::int64_t i = 1; i < bins; ++i) {
+    load_row(codes + i * steps.channel, steps.anchor, size, value);
+    for (std::int64_t j = 0; j < size; ++j) most[j] = value[j] > most[j] ? value[j] : most[j];
+  }
+  for (std::int64_t j = 0; j < size; ++j) sum[j] = expected[j] = R(0);
+  for (std::int64_t i = 0; i < bins; ++i) {
+    load_row(codes + i * steps.channel, steps.anchor, size, value);
+    const R bin = static_cast<R>(i);
+    for (std::int64_t j = 0; j < size; ++j) {
+      const R weight = exp_exact(value[j] - most[j]);
+      sum[j] += weight;
+      expected[j] += weight * bin;
+    }
+  }
+  for (std::int64_t j = 0; j < size; ++j) expected[j] /= sum[j];
+}
+
+// Calls body(tile) for all tiles of all images, in threads.
+template <typename Body>
+void for_each_tile(const HeadMaps& maps, Body&& body) {
+  constexpr std::int64_t kGrain = 16;  // tiles
+  for (int i = 0; i < maps.levels; ++i) {
+    const HeadLevel& in = maps.level[i];
+    if (in.anchors() == 0) continue;
+    const bool flat =
+        in.logits_stride[3] == in.width * in.logits_stride[4] && in.codes_stride[3] == in.width * in.codes_stride[4];
+    const std::int64_t run = flat ? in.height * in.width : in.width, runs = flat ? 1 : in.height;
+    const std::int64_t tiles = (run + kDecodeTile - 1) / kDecodeTile;
+    parallel_for(maps.images * in.priors * runs * tiles, kGrain, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t t = begin; t < end; ++t) {
+        const std::int64_t x = t % tiles * kDecodeTile, row = t / tiles % runs, plane = t / (tiles * runs);
+        const std::int64_t prior = plane % in.priors;
+        body(DecodeTile{i, plane / in.priors, prior, row, x, std::min(kDecodeTile, run - x),
+                        in.first + (prior * in.height + row) * in.width + x});
+      }
+    });
+  }
+}
+
+void decode_forward_cpu(const DecodeParams& params);
+void decode_backward_cpu(const DecodeParams& params);
+
+}  // namespace fastdet

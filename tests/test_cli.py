@@ -305,6 +305,20 @@ def test_info_and_licenses(capfd, weights):
     code, _, err = call(capfd, "licenses", "--fail-on", "bsd")
     assert code == 1 and "numpy" in err[0]
     assert call(capfd, "licenses", "--fail-on", "gpl")[0] == 0
+    code, out, err = call(capfd, "licenses", str(weights))
+    assert code == 0
+    assert any(re.search(r"damo-yolo-ns +not stated \(published weights: Apache-2\.0\)", line) for line in out)
+
+
+def test_licences_of_weights_that_have_one(capfd, tmp_path):
+    from fastdet import models
+
+    module = models.build("yolov5n", 2)
+    module.metadata["license"] = "AGPL-3.0 License (stated in the file)"
+    path = models.save_fastdet(tmp_path / "x.safetensors", module)
+    code, out, err = call(capfd, "licenses", str(path), "--fail-on", "gpl")
+    assert code == 1 and any("AGPL-3.0 License" in line for line in out)
+    assert err == [f"fastdet licenses: 'gpl' is in the licence of {path}"]
 
 
 def test_val(capfd, weights, tmp_path):

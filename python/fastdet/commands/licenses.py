@@ -13,18 +13,23 @@ from fastdet.arguments import Parser
 from fastdet.progress import aligned
 
 EXAMPLE = """\
-example: fastdet licenses --fail-on gpl      (exit code 1 when a part is under GPL, LGPL or AGPL)
+example: fastdet licenses best.pt --fail-on gpl    (exit code 1 when one is GPL, LGPL or AGPL)
 
-The licence of an installed package is what its own metadata says."""
+The licence of a package is what its metadata says; of a weight file, what it says or its
+origin implies."""
+
+# Names of libraries under the GPL that wheels of video packages carry.
+GPL_LIBRARIES = ("x264", "x265", "xvidcore", "postproc", "vidstab", "rubberband", "davs2", "xavs", "frei0r")
 
 
 def run(words: list[str]) -> int:
     """Run the command with ``words``; returns the exit code."""
     parser = Parser(prog="fastdet licenses", description="Licences of fastdet and of what it runs on.", epilog=EXAMPLE)
+    parser.add_argument("weights", nargs="*", metavar="W", help="weight files to list too")
     parser.add_argument("--fail-on", metavar="TEXT", help="exit with 1 when a licence contains TEXT (any case)")
     parser.add_argument("--full", action="store_true", help="print the texts of fastdet's own licence and notices too")
     given = parser.parse_args(words)
-    rows = [("fastdet", __version__, "Apache-2.0"), *_embedded(), *_packages()]
+    rows = [("fastdet", __version__, "Apache-2.0"), *_embedded(), *map(_weights, given.weights), *_packages()]
     print("\n".join(aligned([("part", "version", "licence"), *rows])))
     if given.full:
         for path in _own_texts():
@@ -46,23 +51,50 @@ def _embedded() -> list[tuple[str, str, str]]:
     return weights + pictures
 
 
+def _weights(path: str) -> tuple[str, str, str]:
+    """A weight file: what it says, what its origin implies, or what its architecture is published under."""
+    import warnings
+
+    from fastdet import models
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", models.LicenseWarning)  # the table says it
+        module = models.load_file(path)
+    licence = module.metadata.get("license", "")
+    return path, module.spec.name, licence or f"not stated (published weights: {module.spec.license})"
+
+
 def _packages() -> list[tuple[str, str, str]]:
-    """Packages that fastdet or one of its extras names, as far as they are installed."""
+    """Packages that fastdet or one of its extras needs, directly or through others, as far as they are installed."""
     try:
         needed = importlib.metadata.requires("fastdet") or []
     except importlib.metadata.PackageNotFoundError:  # run from a checkout
         needed = ["numpy", "torch", "safetensors", "pillow", "tqdm", "pycocotools"]
-    names = sorted(
-        {re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0].lower() for requirement in needed} - {"fastdet"}
-    )
+    waiting, found = [_name(requirement) for requirement in needed], {"fastdet": None}
     rows = []
-    for name in names:
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        found[name] = None
         try:
-            metadata = importlib.metadata.metadata(name)
+            package = importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-        rows.append((name, metadata["Version"], _licence(metadata)))
-    return rows
+        rows.append((name, package.version, _licence(package.metadata)))
+        rows += [(f"{name}: {library}", "", "GPL") for library in _gpl_libraries(package)]
+        waiting += [_name(each) for each in package.requires or [] if "extra ==" not in each]
+    return sorted(rows)
+
+
+def _name(requirement: str) -> str:
+    return re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0].lower().replace("_", "-")
+
+
+def _gpl_libraries(package: importlib.metadata.Distribution) -> list[str]:
+    """Shared libraries inside a package whose name is that of a project under the GPL."""
+    names = {file.name for file in package.files or [] if re.search(r"\.(so|dll|dylib)(\.|$)", file.name)}
+    return sorted(name for name in names if name.removeprefix("lib").startswith(GPL_LIBRARIES))
 
 
 def _licence(metadata: importlib.metadata.PackageMetadata) -> str:

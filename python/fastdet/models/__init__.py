@@ -7,6 +7,7 @@ from fastdet.models import checkpoint
 from fastdet.models.checkpoint import load, load_file, save_fastdet
 from fastdet.models.detection_model import DetectionModel
 from fastdet.models.heads import AnchorRaw, ClassLogits, RawHead, Targets
+from fastdet.models.licences import LicenseWarning
 from fastdet.models.model_spec import ModelSpec
 from fastdet.models.registry import FAMILIES, build, fit, load_official, recognise, spec, to_official
 from fastdet.models.rep_conv import RepConv2d
@@ -16,6 +17,7 @@ __all__ = [
     "AnchorRaw",
     "ClassLogits",
     "DetectionModel",
+    "LicenseWarning",
     "ModelSpec",
     "RawHead",
     "RepConv2d",

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import nn
 
 from fastdet import Detector, models
+from fastdet.formats import safetensors_bytes
 from fastdet.models import Targets, rtdetrv2
 from fastdet.models.rtdetrv2.decoder import inverse_sigmoid, token_anchors
 from fastdet.models.rtdetrv2.denoising import group_shape
@@ -300,6 +301,40 @@ def test_other_layouts_are_recognised_and_load(name, layout):
         models.load_official(target, missing)
     with pytest.raises(ValueError, match=r"1 unused:\n +model\.nothing"):
         models.load_official(target, {**state, "model.nothing": torch.zeros(1)})
+
+
+def test_a_file_from_the_hub_loads(tmp_path):
+    source = models.build("rtdetrv2-m", 80)
+    layers = re.compile(r"model\.decoder\.(layers|class_embed|bbox_embed)\.[345]\.")  # what does not run is not there
+    state = {key: value for key, value in _on_the_hub(rtdetrv2.to_huggingface(source)).items() if not layers.match(key)}
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(safetensors_bytes({key: value.detach().numpy() for key, value in state.items()}, {"format": "pt"}))
+    loaded = models.load(path).eval()
+    assert loaded.spec.name == "rtdetrv2-m" and loaded.spec.decoder_layers == 3 and loaded.names[0] == "person"
+    images = _images(1, 64, 64)
+    with torch.no_grad():
+        _close(loaded(images).logits, source.eval()(images).logits)
+    again = models.load(models.save_fastdet(tmp_path / "ours.safetensors", loaded.fuse(), dtype="float32"))
+    with torch.no_grad():
+        _close(again.eval()(images).logits, loaded(images).logits)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"eval_layer": 3},
+        {"decoder_layers": 65, "eval_layer": 0},
+        {"points": (4, 4)},
+        {"points": (4, 0, 4)},
+        {"sampling": "nearest"},
+        {"queries": 0},
+        {"resize": "lanczos"},
+    ],
+    ids=str,
+)
+def test_specifications_of_no_network_are_refused(change):
+    with pytest.raises(ValueError, match=f"rtdetrv2-s: {list(change)[-1]} must be"):
+        dataclasses.replace(TINY, **change)
 
 
 def test_anchors_of_another_input_size_load():

@@ -16,10 +16,10 @@ from fastdet import __version__
 from fastdet.files import write_atomic
 from fastdet.formats import FileFormatError, open_file, read_safetensors, read_torch, safetensors_bytes
 from fastdet.models.detection_model import DetectionModel
-from fastdet.models.keys import load_strict
+from fastdet.models.keys import load_strict, strip_prefix
 from fastdet.models.licences import licence_of, note_licence
 from fastdet.models.model_spec import ModelSpec
-from fastdet.models.recognition import MAX_CLASSES, read_official
+from fastdet.models.recognition import MAX_CLASSES, Official, read_official
 from fastdet.models.registry import build, describe_unknown, identify, load_official, spec
 from fastdet.models.unfilled import unfilled
 
@@ -48,6 +48,7 @@ def load(source: str | os.PathLike[str], num_classes: int | None = None) -> Dete
 def load_file(path: str | os.PathLike[str], num_classes: int | None = None) -> DetectionModel:
     """A model in its training graph from a fastdet file or an official checkpoint; the content tells which.
 
+    Safetensors without fastdet's specification are read as an official state dict, as Hugging Face's are.
     Of an official checkpoint (a state dict in a torch file of 1.6 or later, read without executing anything) model
     and class count are told from its keys and shapes; its names are COCO's for 80 classes. Args and errors as ``load``.
     """
@@ -126,9 +127,12 @@ def save_fastdet(
 def _from_fastdet(path: str | os.PathLike[str]) -> DetectionModel:
     tensors, metadata = read_safetensors(path)
     if "fastdet" not in metadata:
-        raise FileFormatError(
-            path, "is a safetensors file without fastdet's specification; it does not say what model it is"
-        )
+        module = _recognised(path, Official(state=strip_prefix(tensors)))
+        if module is None:
+            raise FileFormatError(
+                path, "is a safetensors file without fastdet's specification; it does not say what model it is"
+            )
+        return module
     try:
         content = json.loads(metadata["fastdet"])
         if content["format"] > FORMAT:
@@ -212,13 +216,24 @@ def _same_kind(value: Any, base: Any) -> bool:
 def _from_official(path: str | os.PathLike[str]) -> DetectionModel:
     try:
         official = read_official(read_torch(path))
-        found = identify(official)
     except FileFormatError:
         raise
     except ValueError as error:
         raise FileFormatError(path, str(error)) from error
-    if found is None:
+    module = _recognised(path, official)
+    if module is None:
         raise FileFormatError(path, describe_unknown(official))
+    return module
+
+
+def _recognised(path: str | os.PathLike[str], official: Official) -> DetectionModel | None:
+    """The model whose weights ``official`` holds, filled with them; None where no family knows them."""
+    try:
+        found = identify(official)
+    except ValueError as error:
+        raise FileFormatError(path, str(error)) from error
+    if found is None:
+        return None
     try:
         with unfilled():
             module = build(*found)

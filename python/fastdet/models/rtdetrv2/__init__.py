@@ -143,6 +143,13 @@ class RtDetr(DetectionModel):
         """What the queries say, by name."""
         return {"logits": (raw.logits,), "boxes_norm": (raw.boxes_norm,)}
 
+    def fuse(self, *, batch_norm: bool = True) -> RtDetr:
+        """Turn into the deployed graph; on the CPU also into channels_last, in which all convolutions then run."""
+        super().fuse(batch_norm=batch_norm)
+        if batch_norm and next(self.parameters()).device.type == "cpu":
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self
+
     def decode(self, raw: RawDetr) -> tuple[Tensor, Tensor]:
         """Boxes [B, Q, 4] xyxy in input pixels, not clipped, and scores [B, Q, C]; float32."""
         height, width = raw.image_size

@@ -62,6 +62,22 @@ class RtDetrSpec(ModelSpec):
     label_noise: float = 0.5
     box_noise: float = 1.0
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for what no network can be; files from outside say some of this."""
+        if not 0 <= self.eval_layer < self.decoder_layers <= 64:
+            raise ValueError(
+                f"{self.name}: eval_layer must be one of at most 64 decoder_layers, got {self.eval_layer} of "
+                f"{self.decoder_layers}"
+            )
+        if len(self.points) != len(self.strides) or not all(0 < count <= 64 for count in self.points):
+            raise ValueError(f"{self.name}: points must be 1 to 64 for each of {len(self.strides)} levels")
+        if self.sampling not in ("default", "discrete"):
+            raise ValueError(f"{self.name}: sampling must be 'default' or 'discrete', got {self.sampling!r}")
+        if self.resize not in ("cv2", "pillow"):
+            raise ValueError(f"{self.name}: resize must be 'cv2' or 'pillow', got {self.resize!r}")
+        if not 0 < self.queries <= 1 << 16:
+            raise ValueError(f"{self.name}: queries must be 1 to 65536, got {self.queries}")
+
 
 _SIZES = (
     RtDetrSpec(

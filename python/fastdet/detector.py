@@ -130,7 +130,7 @@ class Detector:
             iou_threshold: of two boxes of a class that overlap by more than this the better one is kept.
             max_det: most detections a picture. Both: None for what the model's reference predicts with
                 (``spec.predict_iou_threshold``, ``spec.predict_max_det``): 0.7 and 300, for YOLOv5 0.45 and 1000,
-                for those without suppression (``spec.nms_free``) 1, which drops nothing, and 300.
+                for those that need no suppression (``spec.nms_free``) none of it, and 300.
             classes: only these, a list of names or ids; None for all.
             batch: pictures that go through the network together.
             rect: as the model's reference (``spec.rect``): pictures of one size go through the network on the smallest
@@ -212,16 +212,7 @@ class Detector:
             if on_stage is not None:
                 on_stage("head", pictures, _levels(self.module, raw, spec.strides))
                 on_stage("decoded", pictures, {"boxes": boxes, "scores": scores})
-            if classes is not None:
-                scores = _only(scores, classes, spec.nms_free)
-            kept = ops.multiclass_nms(
-                boxes,
-                scores,
-                score_threshold=options.score_threshold,
-                iou_threshold=_iou_threshold(spec, options),
-                max_det=spec.predict_max_det if options.max_det is None else options.max_det,
-                multi_label=spec.nms_free,
-            )
+            kept = self._keep(boxes, scores, options, classes)
             if on_stage is not None:
                 on_stage("kept", pictures, kept._asdict())
         kept = ops.Kept(*(value.cpu().numpy() for value in kept))
@@ -230,6 +221,24 @@ class Detector:
         if on_stage is not None:
             on_stage("image", pictures, {"detections": found})
         return found
+
+    def _keep(self, boxes: torch.Tensor, scores: torch.Tensor, options: PredictOptions, classes: Any) -> ops.Kept:
+        """The detections among decoded boxes: the best pairs as they are, or what suppression leaves."""
+        spec = self.spec
+        max_det = spec.predict_max_det if options.max_det is None else options.max_det
+        if spec.nms_free and options.iou_threshold is None:
+            kept: ops.Kept = self.module.best_pairs(
+                boxes, scores, score_threshold=options.score_threshold, max_det=max_det, classes=classes
+            )
+            return kept
+        return ops.multiclass_nms(
+            boxes,
+            scores if classes is None else _only(scores, classes, spec.nms_free),
+            score_threshold=options.score_threshold,
+            iou_threshold=spec.predict_iou_threshold if options.iou_threshold is None else options.iou_threshold,
+            max_det=max_det,
+            multi_label=spec.nms_free,
+        )
 
     def _result(self, picture: Picture, boxes_im: np.ndarray, kept: Any, i: int) -> Detections:
         # A box that lies in the border of the letterbox alone is empty after clipping, as are the rows past the count.
@@ -350,6 +359,7 @@ def load(
     device: Any = "cpu",
     dtype: Any = None,
     num_classes: int | None = None,
+    nms_free: bool | None = None,
 ) -> Detector:
     """Load a detector, ready to predict (folded, eval mode).
 
@@ -359,6 +369,7 @@ def load(
             executing anything).
         device: torch device. dtype: torch dtype or its name; None for float32.
         num_classes: C of a model with random weights, by default that of the published ones; of a file it is checked.
+        nms_free: of YOLOv10 and YOLO26, which have a head for either, which one predicts; None for ``spec.nms_free``.
 
     Returns:
         Detector.
@@ -383,6 +394,8 @@ def load(
             f"load: {name} has random weights and finds nothing real; give a file (.safetensors, .pth) instead",
             stacklevel=2,
         )
+    if nms_free is not None:
+        module.choose_head(nms_free=nms_free)
     return Detector(module.eval().fuse(), device=device, dtype=dtype or torch.float32, source=name)
 
 
@@ -432,13 +445,6 @@ def _levels(module: Any, raw: Any, strides: Any) -> dict[str, Any]:
         elif len(levels):
             arrays[name] = levels[0] if isinstance(levels, (tuple, list)) else levels
     return arrays
-
-
-def _iou_threshold(spec: Any, options: PredictOptions) -> float:
-    """What the caller wants, else what the reference does; 1 drops nothing, and the best pairs remain."""
-    if options.iou_threshold is not None:
-        return options.iou_threshold
-    return 1.0 if spec.nms_free else spec.predict_iou_threshold
 
 
 def _only(scores: torch.Tensor, classes: list[int], multi_label: bool) -> torch.Tensor:

@@ -7,14 +7,30 @@ import numpy as np
 import pytest
 import torch
 
+import fastdet
 from broken_pictures import pattern
-from fastdet import Detector
+from fastdet import Detector, models
 from fastdet.models import AnchorRaw
 from small_models import lively_module
 
 cv2 = pytest.importorskip("cv2")
 
-NAMES = ("yolov5n", "yolov5n-seg", "yolov5nu", "yolov8n", "yolov8n-pose", "yolo11n", "yolo11n-seg")
+# Overlap above which a box goes (0 where none does), most detections, and whether boxes go back by the ideal ratio.
+ORIGINAL_YOLOV5, ULTRALYTICS, NMS_FREE = (0.45, 1000, True), (0.7, 300, False), (0, 300, False)
+NAMES = {
+    "yolov5n": ORIGINAL_YOLOV5,
+    "yolov5n-seg": ORIGINAL_YOLOV5,
+    "yolov5nu": ULTRALYTICS,
+    "yolov7-tiny": (0.45, 300, True),
+    "yolov8n": ULTRALYTICS,
+    "yolov8n-pose": ULTRALYTICS,
+    "yolov9t": ORIGINAL_YOLOV5,
+    "yolov9tu": ULTRALYTICS,
+    "yolov10n": NMS_FREE,
+    "yolo11n": ULTRALYTICS,
+    "yolo11n-seg": ULTRALYTICS,
+    "yolo26n": NMS_FREE,
+}
 SIZE, STRIDE = 160, 32
 PICTURES = (pattern(97, 131, 1), pattern(233, 120, 2), pattern(SIZE, SIZE, 3), pattern(60, 301, 4))
 
@@ -45,11 +61,13 @@ def decode_distances(raw):
     for reg, cls, stride in zip(raw.reg_logits, raw.cls_logits, (8, 16, 32)):
         reg, cls = reg[0].numpy().astype(np.float64), cls[0].numpy()
         _, h, w = cls.shape
-        bins = np.exp(reg.reshape(4, 16, h, w))
-        left, top, right, bottom = (bins * np.arange(16)[:, None, None]).sum(1) / bins.sum(1)
+        if len(reg) > 4:
+            bins = np.exp(reg.reshape(4, 16, h, w))
+            reg = (bins * np.arange(16)[:, None, None]).sum(1) / bins.sum(1)
+        left, top, right, bottom = reg
         y, x = np.mgrid[0:h, 0:w] + 0.5
         boxes.append(np.stack([x - left, y - top, x + right, y + bottom], -1).reshape(-1, 4) * stride)
-        scores.append(sigmoid(cls).reshape(len(cls), -1).T)
+        scores.append(sigmoid(cls).reshape(len(cls), -1).T.astype(np.float32))  # where they saturate they tie
     return np.concatenate(boxes), np.concatenate(scores)
 
 
@@ -89,7 +107,15 @@ def suppress(boxes, scores, conf, threshold, max_det):
     return boxes[kept], best[kept], labels[kept]
 
 
-def reference(module, image, auto, original_yolov5):
+def best_pairs(boxes, scores, conf, max_det):
+    """The best (box, class) pairs above conf, none suppressed; never more than there are boxes."""
+    found = np.argsort(-scores.ravel(), kind="stable")[: min(max_det, len(boxes))]
+    found = found[scores.ravel()[found] > conf]
+    rows, labels = np.divmod(found, scores.shape[1])
+    return boxes[rows], scores.ravel()[found], labels
+
+
+def reference(module, image, auto, overlap, max_det, ideal):
     batch, (gain_x, gain_y, left, top) = letterbox(image, auto)
     with torch.no_grad():
         raw = module(torch.from_numpy(batch))
@@ -97,9 +123,12 @@ def reference(module, image, auto, original_yolov5):
         boxes, scores = decode_anchors(raw, module.head.anchors.numpy(), module.num_classes)
     else:
         boxes, scores = decode_distances(raw)
-    boxes, scores, labels = suppress(boxes, scores, 0.25, *((0.45, 1000) if original_yolov5 else (0.7, 300)))
+    if overlap:
+        boxes, scores, labels = suppress(boxes, scores, 0.25, overlap, max_det)
+    else:
+        boxes, scores, labels = best_pairs(boxes, scores, 0.25, max_det)
     h, w = image.shape[:2]
-    if original_yolov5:
+    if ideal:
         gain_x = gain_y = min(batch.shape[2] / h, batch.shape[3] / w)
         left, top = (batch.shape[3] - w * gain_x) / 2, (batch.shape[2] - h * gain_y) / 2
     boxes = (boxes - [left, top, left, top]) / [gain_x, gain_y, gain_x, gain_y]
@@ -114,7 +143,7 @@ def test_detections_are_those_of_the_reference(name):
     for image in PICTURES:
         for rect in (True, False):
             (found,) = detector(image, rect=rect)
-            boxes, scores, labels = reference(module, image, rect, name.startswith("yolov5") and name[-1] != "u")
+            boxes, scores, labels = reference(module, image, rect, *NAMES[name])
             visible = (boxes[:, 2:] > boxes[:, :2]).all(1)
             boxes, scores, labels = boxes[visible], scores[visible], labels[visible]
             assert len(found) == len(boxes)
@@ -123,6 +152,38 @@ def test_detections_are_those_of_the_reference(name):
             assert np.abs(found.boxes - boxes).max() < 0.002  # pixels; overlap says little of slivers at the border
             total += len(boxes)
     assert total > 100
+
+
+@pytest.mark.parametrize("name", ["yolov10n", "yolo26n"])
+def test_the_head_is_chosen_at_loading(name, tmp_path):
+    module = lively_module(name, PICTURES, size=(SIZE, SIZE))
+    path = models.save_fastdet(tmp_path / "two.safetensors", module, dtype="float32")
+    free, suppressed = fastdet.load(path), fastdet.load(path, nms_free=False)
+    assert free.spec.nms_free and not suppressed.spec.nms_free
+    for detector, expected in ((free, NMS_FREE), (suppressed, ULTRALYTICS)):
+        twin = models.load(path)
+        twin.choose_head(nms_free=detector.spec.nms_free)
+        for image in PICTURES[:2]:
+            boxes, scores, labels = reference(twin.eval(), image, True, *expected)
+            visible = (boxes[:, 2:] > boxes[:, :2]).all(1)
+            (found,) = detector(image)
+            assert len(found) == visible.sum() > 0 and np.array_equal(found.labels, labels[visible])
+            assert np.abs(found.scores - scores[visible]).max() < 1e-4
+    saved = models.save_fastdet(tmp_path / "one.safetensors", suppressed.module, dtype="float32")
+    assert not models.load(saved).spec.nms_free  # folded: the other head is gone
+    with pytest.raises(ValueError, match=f"nms_free must be False; {name} gives boxes for NMS"):
+        fastdet.load(saved, nms_free=True)
+
+
+def test_classes_of_an_nms_free_model_are_chosen_after_the_cut():
+    module = lively_module("yolo26n", PICTURES, size=(SIZE, SIZE))
+    detector = Detector(module)
+    (everything,) = detector(PICTURES[0])
+    (some,) = detector(PICTURES[0], classes=[1, 3])
+    wanted = np.isin(everything.labels, (1, 3))
+    assert 0 < wanted.sum() < len(wanted)
+    assert np.array_equal(some.scores, everything.scores[wanted])
+    assert np.array_equal(some.boxes, everything.boxes[wanted])
 
 
 @pytest.mark.parametrize("name", ["yolov5n", "yolo11n"])

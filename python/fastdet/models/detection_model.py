@@ -8,7 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from fastdet.models.fuse import fuse
+from fastdet.models.heads import top_detections
 from fastdet.models.model_spec import ModelSpec, default_names
+from fastdet.ops import Kept
 
 
 class DetectionModel(nn.Module):
@@ -42,6 +44,20 @@ class DetectionModel(nn.Module):
         raise NotImplementedError(
             f"{self.spec.name}: this version has no training loss for the family {self.spec.family}; it predicts only"
         )
+
+    def best_pairs(self, boxes: Tensor, scores: Tensor, *, max_det: int, **options: Any) -> Kept:
+        """What a model whose ``spec.nms_free`` is True finds among decoded boxes; see ``heads.top_detections``."""
+        return top_detections(boxes, scores, max_det=max_det, **options)
+
+    def choose_head(self, *, nms_free: bool) -> None:
+        """Of a model with a head for either, predict with the one that needs no suppression, or with the other.
+
+        Raises:
+            ValueError: the model has no such head (any more).
+        """
+        if nms_free != self.spec.nms_free:
+            has = "detections without" if self.spec.nms_free else "boxes for"
+            raise ValueError(f"choose_head: nms_free must be {self.spec.nms_free}; {self.spec.name} gives {has} NMS")
 
     def check_images(self, images: Tensor) -> None:
         """Raise ValueError unless ``images`` is [B, 3, H, W] with H and W multiples of the coarsest stride."""

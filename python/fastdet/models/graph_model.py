@@ -15,6 +15,7 @@ from fastdet.models.graph import Graph, Row
 from fastdet.models.keys import KeyMap, shape_of
 from fastdet.models.model_spec import ModelSpec
 from fastdet.models.refine import set_attributes
+from fastdet.ops import Kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +126,18 @@ class GraphModel(DetectionModel):
         """Boxes [B, A, 4] xyxy in input pixels, not clipped, and scores [B, A, C]; float32, finest level first."""
         boxes, scores = self.head.decode(raw)
         return boxes, scores
+
+    def best_pairs(self, boxes: Tensor, scores: Tensor, *, max_det: int, **options: Any) -> Kept:
+        """See DetectionModel; YOLOv10 and YOLO26 give no more pairs than there are boxes."""
+        return super().best_pairs(boxes, scores, max_det=min(max_det, boxes.shape[1]), **options)
+
+    def choose_head(self, *, nms_free: bool) -> None:
+        """See DetectionModel; YOLOv10 and YOLO26 have both heads until they are fused."""
+        if self.fused or not hasattr(self.head, "nms_free"):
+            super().choose_head(nms_free=nms_free)
+            return
+        self.head.nms_free = nms_free
+        self.spec = replace(self.spec, nms_free=nms_free)
 
     def fuse(self, *, batch_norm: bool = True) -> GraphModel:
         """Turn into the deployed graph, in place: rows that only a training-only head reads go, the rest is folded."""

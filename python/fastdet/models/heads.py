@@ -139,17 +139,17 @@ def top_detections(
     A box may appear several times, with different classes. Threshold and ``classes`` choose among the D best.
 
     Args:
-        boxes: [B, A, 4]. scores: [B, A, C]. max_det: D; at most A rows are returned. score_threshold: pairs with a
-            score not greater are left out. classes: only these ids; None for all.
+        boxes: [B, A, 4]. scores: [B, A, C]. max_det: D, or A * C if that is less. score_threshold: pairs with a score
+            not greater are left out. classes: only these ids; None for all.
 
     Returns:
         Kept: boxes [B, D, 4], scores [B, D], labels and index [B, D] int32, count [B] int32; rows past ``count`` are 0,
         label and index -1.
     """
-    depth = min(max_det, boxes.shape[1])
-    best = scores.amax(-1).topk(depth).indices  # the D best pairs lie among the D boxes with the best best class
+    # The D best pairs lie among the D boxes with the best best class.
+    best = scores.amax(-1).topk(min(max_det, boxes.shape[1])).indices
     pairs = scores.gather(1, best[..., None].expand(-1, -1, scores.shape[-1])).flatten(1)
-    values, found = pairs.topk(depth)
+    values, found = pairs.topk(min(max_det, pairs.shape[1]))
     labels = found % scores.shape[-1]
     index = best.gather(1, found // scores.shape[-1])
     wanted = values > score_threshold

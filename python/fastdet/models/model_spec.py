@@ -70,6 +70,10 @@ class ModelSpec:
     reference_names: tuple[str, ...] = ()
     license: str = ""
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> ModelSpec:
+        """Itself: it cannot change, and makers inside it would no longer be equal to the published model's."""
+        return self
+
     @property
     def preprocessing(self) -> dict[str, Any]:
         """The keyword arguments of ``fastdet.ops.letterbox`` that this model wants (pictures given as RGB)."""

@@ -74,7 +74,7 @@ class TwoHeads(DistanceHead):
         if one.cls_logits:
             boxes, scores = self.decode(one)
             outputs["o2o.decoded"] = torch.cat((boxes, scores, *self.extras(one)), -1).transpose(1, 2)
-            kept = top_detections(boxes, scores)
+            kept = top_detections(boxes, scores, max_det=min(300, boxes.shape[1]))
             outputs["final.scores"] = kept.scores
             outputs["final.top"] = torch.cat((kept.boxes, kept.scores[..., None], kept.labels[..., None].float()), -1)
         return outputs

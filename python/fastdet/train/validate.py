@@ -29,7 +29,8 @@ def predict(
 
     Args:
         input_size: (height, width) of the network input, in pixels.
-        score_threshold, iou_threshold, max_det: of the multi-label NMS. All four: None takes those of ``module.spec``.
+        score_threshold, iou_threshold, max_det: of the multi-label NMS (without NMS where
+            ``module.spec.nms_free``). All four: None takes those of ``module.spec``.
 
     Returns:
         Picture id -> Prediction in pixels of the picture, clipped to it.
@@ -42,14 +43,19 @@ def predict(
         images = [np.asarray(cache(start + offset).image) for offset in range(len(pictures))]
         batch, mapping = ops.letterbox(images, input_size or spec.input_size, **spec.preprocessing)
         boxes, scores = module.decode(module(torch.from_numpy(batch).to(device)))
-        kept = ops.multiclass_nms(
-            boxes,
-            scores,
-            score_threshold=spec.score_threshold if score_threshold is None else score_threshold,
-            iou_threshold=spec.iou_threshold if iou_threshold is None else iou_threshold,
-            max_det=spec.max_det if max_det is None else max_det,
-            multi_label=spec.multi_label,
-        )
+        threshold = spec.score_threshold if score_threshold is None else score_threshold
+        most = spec.max_det if max_det is None else max_det
+        if spec.nms_free:
+            kept = module.best_pairs(boxes, scores, score_threshold=threshold, max_det=most)
+        else:
+            kept = ops.multiclass_nms(
+                boxes,
+                scores,
+                score_threshold=threshold,
+                iou_threshold=spec.iou_threshold if iou_threshold is None else iou_threshold,
+                max_det=most,
+                multi_label=spec.multi_label,
+            )
         for row, picture in enumerate(pictures):
             count = int(kept.count[row])
             found = kept.boxes[row, :count].cpu().numpy()

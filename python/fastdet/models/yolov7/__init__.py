@@ -71,6 +71,7 @@ def _spec(name: str, rows: tuple[Row, ...], anchors: Any) -> GraphSpec:
         bn_eps=BN_EPS,
         iou_threshold=0.65,
         predict_iou_threshold=0.45,
+        ideal_ratio=True,
         license="GPL-3.0",
     )
 

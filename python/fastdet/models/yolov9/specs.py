@@ -26,6 +26,9 @@ class Yolov9Spec(GraphSpec):
     family: str = "yolov9"
     input_size: tuple[int, int] = (640, 640)
     license: str = "GPL-3.0"
+    predict_iou_threshold: float = 0.45
+    predict_max_det: int = 1000
+    ideal_ratio: bool = True
     plan: tables.Plan
     image_row: int = 0
     class_limit: tuple[int, int] = (2, 128)
@@ -55,8 +58,17 @@ def _specs() -> list[Yolov9Spec]:
             image_row=image_row,
             reference_names=(f"yolov9-{size}-converted",) if size != "t" else (),
         )
-        port = replace(single, name=f"yolov9{size}u", head=DistanceHead, reference_names=(), license="AGPL-3.0")
-        port = replace(port, class_limit=(1, 100))
+        port = replace(
+            single,
+            name=f"yolov9{size}u",
+            head=DistanceHead,
+            class_limit=(1, 100),
+            predict_iou_threshold=0.7,
+            predict_max_det=300,
+            ideal_ratio=False,
+            reference_names=(),
+            license="AGPL-3.0",
+        )
         specs += [dual, single, port]
         if size == "t":
             narrow = {"class_limit": (1, 100)}  # of the published figures and files, not of the published code

@@ -160,6 +160,12 @@ def test_foreign_and_broken_fastdet_files_are_refused(tmp_path, module):
         with pytest.raises(FileFormatError, match="specification or weights that cannot be used"):
             models.load(path)
     models.save_fastdet(path, module)
+    text = read_safetensors(path)[1]["fastdet"]
+    for bad in (text.replace("0.1", "NaN"), text.replace("0.1", "1e999"), '{"format":1,' + text[1:], "[" * 100_000):
+        path.write_bytes(safetensors_bytes(_entries(models.save_fastdet(path, module))[0], {"fastdet": bad}))
+        with pytest.raises(FileFormatError, match="specification or weights that cannot be used"):
+            models.load(path)
+    models.save_fastdet(path, module)
     tensors, _ = _entries(path)
     tensors["head.cls.0.wait"] = tensors.pop("head.cls.0.weight")
     _rewrite(path, lambda c: None, tensors)

@@ -76,9 +76,9 @@ def test_recognition_is_quick_and_strict(name):
         state = models.to_official(models.build(name, 4))
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         found = models.recognise(state)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
         assert found is not None and found[0].name == name and found[1] == 4
     assert min(seconds) < 0.5
     changed = dict(state)

@@ -8,6 +8,7 @@ from fastdet.formats.file_kinds import kind_of, open_file
 from fastdet.formats.legacy import is_legacy
 from fastdet.formats.module_tree import ModuleNode, ModuleTree, attributes_of, flatten, is_module, value_of
 from fastdet.formats.safetensors_file import read_safetensors, safetensors_bytes
+from fastdet.formats.strict_json import strict_json
 from fastdet.formats.torch_file import read_torch
 from fastdet.formats.unpickle import Global, Record
 
@@ -27,5 +28,6 @@ __all__ = [
     "read_torch",
     "safetensors_bytes",
     "shown",
+    "strict_json",
     "value_of",
 ]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastdet.formats.errors import FileFormatError
+from fastdet.formats.strict_json import unique
 
 MAX_HEADER = 8 << 20
 MAX_TENSORS = 100_000
@@ -110,11 +111,6 @@ def _parse_header(path: str | os.PathLike[str], raw: bytes) -> tuple[dict[str, _
         if text.startswith("-") or len(text) > 19:
             reject(text[:20])
         return int(text)
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len({key for key, _ in pairs}) != len(pairs):
-            raise ValueError("a repeated key")
-        return dict(pairs)
 
     try:
         text = raw.decode()

@@ -14,7 +14,7 @@ import torch
 
 from fastdet import __version__
 from fastdet.files import write_atomic
-from fastdet.formats import FileFormatError, open_file, read_safetensors, read_torch, safetensors_bytes
+from fastdet.formats import FileFormatError, open_file, read_safetensors, read_torch, safetensors_bytes, strict_json
 from fastdet.models.detection_model import DetectionModel
 from fastdet.models.keys import load_strict, strip_prefix
 from fastdet.models.licences import licence_of, note_licence
@@ -134,7 +134,7 @@ def _from_fastdet(path: str | os.PathLike[str]) -> DetectionModel:
             )
         return module
     try:
-        content = json.loads(metadata["fastdet"])
+        content = strict_json(metadata["fastdet"])
         if content["format"] > FORMAT:
             raise FileFormatError(
                 path, f"was written by fastdet {content['fastdet']}; this is {__version__}, update it"

@@ -59,14 +59,15 @@ def refined(spec: Any, module: nn.Module, keys: KeyMap, official: Official) -> A
         if part is None:
             continue
         if isinstance(part, nn.BatchNorm2d):
-            if (eps := _number(node, "eps", path)) != part.eps:
+            eps = _number(node, "eps", path, part.eps)
+            if eps != part.eps:
                 epsilons.append((name, eps))
         elif isinstance(part, nn.Conv2d):
             _same_convolution(node, part, path)
         elif node.class_name in ACTIVATIONS and path.rpartition(".")[2].startswith("act"):
             if type(part).__name__ != node.class_name:
                 activations.append((name, node.class_name))
-            if node.class_name == "LeakyReLU" and _number(node, "negative_slope", path) != 0.1:
+            if node.class_name == "LeakyReLU" and _number(node, "negative_slope", path, 0.1) != 0.1:
                 raise ValueError(f"the slope of {path} is not 0.1")
         adds = node.attributes.get("add")
         if isinstance(adds, bool) and getattr(part, "add", adds) != adds:
@@ -103,8 +104,9 @@ def _part(module: nn.Module, path: str) -> nn.Module | None:
         return None
 
 
-def _number(node: ModuleNode, name: str, path: str) -> float:
-    value = node.attributes.get(name)
+def _number(node: ModuleNode, name: str, path: str, default: float) -> float:
+    """An attribute between 0 and 1, ``default`` where the file does not say."""
+    value = node.attributes.get(name, default)
     if not isinstance(value, (int, float)) or not 0 < value < 1:
         raise ValueError(f"{path} has a {name} that is no small number")
     return float(value)

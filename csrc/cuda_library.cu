@@ -13,6 +13,7 @@
 #include "ops/decode/decode.h"
 #include "ops/letterbox/letterbox.h"
 #include "ops/nms/nms.h"
+#include "ops/topk_detections/topk_detections.h"
 #include "ops/rep_conv/rep_conv.h"
 
 namespace fastdet {
@@ -101,6 +102,7 @@ const CudaTable table = {
     launcher<BoxIouParams, box_iou_cuda>,
     launcher<DecodeParams, decode_cuda>,
     launcher<DetectParams, detect_cuda>,
+    launcher<TopkParams, topk_detections_cuda>,
 };
 
 }  // namespace

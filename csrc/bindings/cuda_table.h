@@ -15,6 +15,7 @@ struct BiasActParams;
 struct BoxIouParams;
 struct DecodeParams;
 struct DetectParams;
+struct TopkParams;
 
 struct CudaTable {
   static constexpr std::uint32_t kAbi = 1;
@@ -47,6 +48,7 @@ struct CudaTable {
   Launcher<BoxIouParams> box_iou;
   Launcher<DecodeParams> decode;
   Launcher<DetectParams> detect;
+  Launcher<TopkParams> topk_detections;
 };
 
 }  // namespace fastdet

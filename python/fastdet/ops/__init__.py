@@ -71,6 +71,7 @@ from fastdet.ops.rep_conv import (
     rep_conv2d_backward_reference,
     rep_conv2d_reference,
 )
+from fastdet.ops.topk_detections import TOPK_DETECTIONS, topk_detections, topk_detections_reference
 
 OPS = (
     LETTERBOX,
@@ -82,6 +83,7 @@ OPS = (
     DECODE_BOXES_BACKWARD,
     DECODE_CANDIDATES,
     DETECT,
+    TOPK_DETECTIONS,
     ALIGNED_OTA_ASSIGN,
     ALIGNED_OTA_COST,
     REP_CONV2D,
@@ -144,4 +146,6 @@ __all__ = [
     "rep_conv2d_backward",
     "rep_conv2d_backward_reference",
     "rep_conv2d_reference",
+    "topk_detections",
+    "topk_detections_reference",
 ]

@@ -133,17 +133,10 @@ def _probabilistic_iou(rows: np.ndarray, eps: float = 1e-7) -> np.ndarray:
 
 
 def _topk(pred: np.ndarray, rows: int, agnostic: bool) -> np.ndarray:
-    """The one-to-one head: the best anchors by their best class, then the best (anchor, class) pairs among those."""
+    """The one-to-one head: the best (anchor, class) pairs, as many rows as there are anchors at most."""
     scores, extra = pred[..., 4 : 4 + TOPK_CLASSES], pred[..., 4 + TOPK_CLASSES :]
-    out = []
-    for b in range(len(pred)):
-        k = min(rows, len(scores[b]))
-        anchor = np.argsort(-scores[b].max(1), kind="stable")[:k]
-        if agnostic:
-            label = scores[b, anchor].argmax(1)
-        else:
-            best = np.argsort(-scores[b, anchor].ravel(), kind="stable")[:k]
-            anchor, label = anchor[best // TOPK_CLASSES], best % TOPK_CLASSES
-        score = scores[b, anchor, label]
-        out.append(np.concatenate([pred[b, anchor, :4], score[:, None], label[:, None], extra[b, anchor]], 1))
-    return np.stack(out).astype(np.float32)
+    limit = min(rows, pred.shape[1])
+    kept = ops.topk_detections(scores, pred[..., :4], max_det=limit, sigmoid=False, multi_label=not agnostic)
+    carried = np.take_along_axis(extra, kept.index[..., None].astype(np.int64), 1)
+    columns = (kept.boxes, kept.scores[..., None], kept.labels[..., None], carried)
+    return np.concatenate(columns, -1).astype(np.float32)

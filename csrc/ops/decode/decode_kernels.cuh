@@ -9,7 +9,8 @@
 namespace fastdet {
 
 constexpr int kDecodeThreads = 256;
-constexpr int kScoreTile = 32;  // anchors and classes of one turn
+constexpr int kDecodeBlocks = 4;  // wanted on a multiprocessor; by itself ptxas aims at eight and spills
+constexpr int kScoreTile = 32;    // anchors and classes of one turn
 
 template <typename T>
 FD_D ArithmeticOf<T> objectness_at(const HeadLevel& in, std::int64_t image, const AnchorPlace& place) {
@@ -18,7 +19,7 @@ FD_D ArithmeticOf<T> objectness_at(const HeadLevel& in, std::int64_t image, cons
 
 // boxes [B, A, 4], R = ArithmeticOf<T>.
 template <typename T, typename R = ArithmeticOf<T>>
-__global__ FD_LAUNCH_BOUNDS(kDecodeThreads) void decode_boxes_kernel(HeadMaps maps, R* boxes) {
+__global__ FD_LAUNCH_BOUNDS(kDecodeThreads, kDecodeBlocks) void decode_boxes_kernel(HeadMaps maps, R* boxes) {
   const std::int64_t image = blockIdx.y;
   const std::int64_t anchor = static_cast<std::int64_t>(blockIdx.x) * kDecodeThreads + threadIdx.x;
   if (anchor >= maps.anchors) return;
@@ -36,7 +37,7 @@ __global__ FD_LAUNCH_BOUNDS(kDecodeThreads) void decode_boxes_kernel(HeadMaps ma
 // scores [B, A, C]. A block owns kScoreTile anchors and turns tiles of classes around in shared memory: lanes are anchors while
 // reading and classes while writing.
 template <typename T, typename R = ArithmeticOf<T>>
-__global__ FD_LAUNCH_BOUNDS(kDecodeThreads) void decode_scores_kernel(HeadMaps maps, R* scores) {
+__global__ FD_LAUNCH_BOUNDS(kDecodeThreads, kDecodeBlocks) void decode_scores_kernel(HeadMaps maps, R* scores) {
   FD_SHARED(R, tile, kScoreTile * (kScoreTile + 1));
   constexpr int kRows = kDecodeThreads / kScoreTile;
   const std::int64_t image = blockIdx.y, first = static_cast<std::int64_t>(blockIdx.x) * kScoreTile;
@@ -133,7 +134,7 @@ FD_D void codes_backward(const HeadMaps& maps, const AnchorPlace& place, const T
 
 // One thread per anchor: all of its channels, classes rising, so that sums have one order.
 template <typename T, typename R = ArithmeticOf<T>>
-__global__ FD_LAUNCH_BOUNDS(kDecodeThreads) void decode_backward_kernel(HeadMaps maps, DecodeGrads grads) {
+__global__ FD_LAUNCH_BOUNDS(kDecodeThreads, kDecodeBlocks) void decode_backward_kernel(HeadMaps maps, DecodeGrads grads) {
   const std::int64_t image = blockIdx.y;
   const std::int64_t anchor = static_cast<std::int64_t>(blockIdx.x) * kDecodeThreads + threadIdx.x;
   if (anchor >= maps.anchors) return;

@@ -25,7 +25,8 @@ _HARMLESS = frozenset(
     datetime.date datetime.datetime datetime.time datetime.timedelta datetime.timezone decimal.Decimal
     fractions.Fraction functools.partial io.BytesIO io.StringIO logging.Logger logging.getLogger pathlib.Path
     pathlib.PosixPath pathlib.PurePath pathlib.PurePosixPath pathlib.PureWindowsPath pathlib.WindowsPath random.Random
-    builtins.type builtins.xrange re._compile time.struct_time types.SimpleNamespace typing.Any uuid.SafeUUID uuid.UUID _codecs.encode
+    builtins.type builtins.xrange re._compile time.struct_time types.SimpleNamespace typing.Any uuid.SafeUUID
+    uuid.UUID _codecs.encode
     """.split()
 )
 _PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}

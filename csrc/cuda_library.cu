@@ -12,6 +12,7 @@
 #include "ops/box_iou/box_iou.h"
 #include "ops/decode/decode.h"
 #include "ops/letterbox/letterbox.h"
+#include "ops/ms_deform_attn/ms_deform_attn.h"
 #include "ops/nms/nms.h"
 #include "ops/topk_detections/topk_detections.h"
 #include "ops/rep_conv/rep_conv.h"
@@ -103,6 +104,8 @@ const CudaTable table = {
     launcher<DecodeParams, decode_cuda>,
     launcher<DetectParams, detect_cuda>,
     launcher<TopkParams, topk_detections_cuda>,
+    launcher<MsDeformAttnParams, ms_deform_attn_cuda>,
+    launcher<MsDeformAttnParams, ms_deform_attn_backward_cuda>,
 };
 
 }  // namespace

@@ -16,6 +16,7 @@ struct BoxIouParams;
 struct DecodeParams;
 struct DetectParams;
 struct TopkParams;
+struct MsDeformAttnParams;
 
 struct CudaTable {
   static constexpr std::uint32_t kAbi = 1;
@@ -49,6 +50,8 @@ struct CudaTable {
   Launcher<DecodeParams> decode;
   Launcher<DetectParams> detect;
   Launcher<TopkParams> topk_detections;
+  Launcher<MsDeformAttnParams> ms_deform_attn;
+  Launcher<MsDeformAttnParams> ms_deform_attn_backward;
 };
 
 }  // namespace fastdet

@@ -11,22 +11,22 @@ namespace {
 
 std::size_t carve(const AlignedOtaParams& p, void* base, Image* image) {
   const std::int64_t a = p.priors(), m = p.rows();
-  Carver carver(base);
-  carver.take(&image->tile_count, ceil_div(a, kTile));
-  carver.take(&image->count, 2);
+  Workspace workspace(base);
+  workspace.take(&image->tile_count, ceil_div(a, kTile));
+  workspace.take(&image->count, 2);
   Candidates& c = image->candidates;
-  carver.take(&c.class_sum, a);
-  carver.take(&c.index, a);
-  for (float** column : {&c.x1, &c.y1, &c.x2, &c.y2, &c.x, &c.y, &c.reach}) carver.take(column, a);
-  for (Hull** hulls : {&image->boxes, &image->points}) carver.take(hulls, ceil_div(a, kTile));
+  workspace.take(&c.class_sum, a);
+  workspace.take(&c.index, a);
+  for (float** column : {&c.x1, &c.y1, &c.x2, &c.y2, &c.x, &c.y, &c.reach}) workspace.take(column, a);
+  for (Hull** hulls : {&image->boxes, &image->points}) workspace.take(hulls, ceil_div(a, kTile));
   Rows& r = image->rows;
-  carver.take(&r.row, m);
-  carver.take(&r.label, m);
-  for (float** column : {&r.x1, &r.y1, &r.x2, &r.y2, &r.center_x, &r.center_y}) carver.take(column, m);
-  carver.take(&image->chosen, m * kept_topk(p));
-  carver.take(&image->chosen_count, m);
-  carver.take(&image->owner, a);
-  return carver.used();
+  workspace.take(&r.row, m);
+  workspace.take(&r.label, m);
+  for (float** column : {&r.x1, &r.y1, &r.x2, &r.y2, &r.center_x, &r.center_y}) workspace.take(column, m);
+  workspace.take(&image->chosen, m * kept_topk(p));
+  workspace.take(&image->chosen_count, m);
+  workspace.take(&image->owner, a);
+  return workspace.used();
 }
 
 }  // namespace

@@ -5,25 +5,10 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/workspace.h"
 #include "ops/aligned_ota/aligned_ota.h"
 
 namespace fastdet::aligned_ota {
-
-// Hands out consecutive pieces, each aligned to 64 bytes; with a null base it only measures.
-class Carver {
- public:
-  explicit Carver(void* base) : base_(static_cast<char*>(base)) {}
-  template <typename T>
-  void take(T** pointer, std::int64_t count) {
-    *pointer = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + used_);
-    used_ += (static_cast<std::size_t>(count) * sizeof(T) + 63) / 64 * 64;
-  }
-  std::size_t used() const { return used_; }
-
- private:
-  char* base_;
-  std::size_t used_ = 0;
-};
 
 constexpr std::int64_t kPriorsPerBlock = 256;
 
@@ -44,15 +29,15 @@ inline DeviceLayout device_layout(const AlignedOtaParams& p, std::size_t* bytes)
   DeviceLayout layout;
   const std::int64_t priors = p.images() * p.priors();
   layout.tiles = p.priors() > 0 ? ceil_div(p.priors(), kPriorsPerBlock) : 1;
-  Carver carver(p.workspace);
-  carver.take(&layout.class_sum, priors);
-  carver.take(&layout.tile_count, p.images() * layout.tiles);
-  carver.take(&layout.count, p.images());
-  for (std::int32_t** column : {&layout.takers, &layout.first_taker, &layout.index}) carver.take(column, priors);
+  Workspace workspace(p.workspace);
+  workspace.take(&layout.class_sum, priors);
+  workspace.take(&layout.tile_count, p.images() * layout.tiles);
+  workspace.take(&layout.count, p.images());
+  for (std::int32_t** column : {&layout.takers, &layout.first_taker, &layout.index}) workspace.take(column, priors);
   for (float** column : {&layout.x1, &layout.y1, &layout.x2, &layout.y2, &layout.x, &layout.y, &layout.reach}) {
-    carver.take(column, priors);
+    workspace.take(column, priors);
   }
-  *bytes = carver.used();
+  *bytes = workspace.used();
   return layout;
 }
 

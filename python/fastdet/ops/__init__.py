@@ -46,6 +46,20 @@ from fastdet.ops.decode import (
 )
 from fastdet.ops.fold import BatchNorm, RepBranch, fold_conv_bn, fold_rep_conv
 from fastdet.ops.letterbox import LETTERBOX, LETTERBOX_OUT, Letterbox, letterbox, letterbox_reference
+from fastdet.ops.ms_deform_attn import (
+    MS_DEFORM_ATTN,
+    MS_DEFORM_ATTN_BACKWARD,
+    MS_DEFORM_ATTN_FUSED,
+    MS_DEFORM_ATTN_FUSED_BACKWARD,
+    ms_deform_attn,
+    ms_deform_attn_backward,
+    ms_deform_attn_backward_reference,
+    ms_deform_attn_fused,
+    ms_deform_attn_fused_backward,
+    ms_deform_attn_fused_backward_reference,
+    ms_deform_attn_fused_reference,
+    ms_deform_attn_reference,
+)
 from fastdet.ops.nms import (
     BATCHED_NMS,
     MULTICLASS_NMS,
@@ -91,6 +105,10 @@ OPS = (
     BIAS_ACT,
     BOX_IOU,
     BOX_IOU_BACKWARD,
+    MS_DEFORM_ATTN,
+    MS_DEFORM_ATTN_BACKWARD,
+    MS_DEFORM_ATTN_FUSED,
+    MS_DEFORM_ATTN_FUSED_BACKWARD,
 )
 
 __all__ = [
@@ -134,6 +152,14 @@ __all__ = [
     "generalized_box_iou_reference",
     "letterbox",
     "letterbox_reference",
+    "ms_deform_attn",
+    "ms_deform_attn_backward",
+    "ms_deform_attn_backward_reference",
+    "ms_deform_attn_fused",
+    "ms_deform_attn_fused_backward",
+    "ms_deform_attn_fused_backward_reference",
+    "ms_deform_attn_fused_reference",
+    "ms_deform_attn_reference",
     "multiclass_nms",
     "multiclass_nms_reference",
     "nms",

@@ -13,6 +13,7 @@ import numpy as np
 from fastdet.testing.vector_aligned_ota import damo_aligned_ota
 from fastdet.testing.vector_damo import damo_losses
 from fastdet.testing.vector_letterbox import letterbox_vectors
+from fastdet.testing.vector_msda import msda
 from fastdet.testing.vector_nms import nms_scenarios
 from fastdet.testing.vector_rtdetr import rtdetr_denoising
 
@@ -22,6 +23,7 @@ Arrays = dict[str, np.ndarray]
 VECTORS: dict[str, Callable[[Mapping[str, np.ndarray]], Arrays]] = {
     "damo_aligned_ota": damo_aligned_ota,
     "damo_losses": damo_losses,
+    "msda": msda,
     "nms": nms_scenarios,
     "letterbox": letterbox_vectors,
     "rtdetr_denoising": rtdetr_denoising,

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+// CPU: the samples of one query and head side by side, so that places and weights are computed as vectors.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+
+#include "core/numeric.h"
+#include "ops/ms_deform_attn/ms_deform_attn.h"
+#include "ops/ms_deform_attn/ms_deform_attn_layout.h"
+#include "ops/ms_deform_attn/ms_deform_attn_math.h"
+
+namespace fastdet::ms_deform_attn {
+
+// Loops over samples go in steps of this many, so that they are whole vectors; what is behind the last sample is not a number
+// and reaches no pixel.
+constexpr int kStep = 16;
+constexpr int kMaxSamples = MsDeformAttnParams::kMaxSamples;
+static_assert(kMaxSamples % kStep == 0);
+
+// What does not depend on query or head: the level of each sample, spread over arrays. Made once per call.
+template <typename A>
+struct SampleTable {
+  A width[kMaxSamples] = {}, height[kMaxSamples] = {};
+  std::int32_t pixels_x[kMaxSamples] = {}, pixels_y[kMaxSamples] = {}, start[kMaxSamples] = {};
+  std::int32_t cell_start[kMaxSamples] = {};
+  LevelNumbers<A> numbers[MsDeformAttnParams::kMaxLevels];
+  std::int64_t first_cell[MsDeformAttnParams::kMaxLevels];
+  std::int64_t cells = 0;
+  int samples = 0;
+
+  explicit SampleTable(const MsDeformAttnParams& p) : samples(static_cast<int>(p.samples())) {
+    int t = 0;
+    for (int l = 0; l < p.levels; ++l) {
+      numbers[l] = load_level_numbers<A>(p, l);
+      const Level& level = numbers[l].level;
+      first_cell[l] = cells;
+      for (; t < p.point_end[l]; ++t) {
+        width[t] = numbers[l].width, height[t] = numbers[l].height;
+        pixels_x[t] = level.width, pixels_y[t] = level.height, start[t] = level.start;
+        cell_start[t] = static_cast<std::int32_t>(cells);
+      }
+      cells += level_cells(level);
+    }
+  }
+};
+
+// One row: the samples of a query and head.
+template <typename A>
+struct Row {
+  A x[kMaxSamples], y[kMaxSamples];  // locations
+  A weight[kMaxSamples];
+  A size_x[kMaxSamples], size_y[kMaxSamples];  // fused: of the reference, or of a pixel
+  A fx[kMaxSamples], fy[kMaxSamples];
+  A tap[4][kMaxSamples];               // weight times share, 0 outside
+  std::int32_t token[4][kMaxSamples];  // -1: outside
+  std::int32_t cell[kMaxSamples];      // -1: does not count
+};
+
+// Of another dtype; seldom, and not worth a copy in every loop that asks for it.
+template <typename A>
+void load_converted(const TensorView& view, std::int64_t at, std::int64_t stride, int n, A* out) {
+  for (int i = 0; i < n; ++i) out[i] = load_number<A>(view, at + i * stride);
+}
+
+template <typename A>
+FD_HD void load_numbers(const TensorView& view, std::int64_t at, std::int64_t stride, int n, A* out) {
+  if (item_size(view.dtype) != sizeof(A)) return load_converted(view, at, stride, n, out);
+  const A* const from = view.as<const A>() + at;
+  if (stride == 1) {
+    for (int i = 0; i < n; ++i) out[i] = from[i];
+  } else if (stride == 2) {  // x or y of adjacent pairs
+    for (int i = 0; i < n; ++i) out[i] = from[2 * i];
+  } else {
+    for (int i = 0; i < n; ++i) out[i] = from[i * stride];
+  }
+}
+
+template <typename A>
+FD_HD void softmax(A* logits, int n) {
+  if (n == 0) return;
+  A largest = logits[0];
+  for (int t = 1; t < n; ++t) largest = logits[t] > largest ? logits[t] : largest;
+  for (int step = 0; step < n; step += kStep) {
+    for (int t = step; t < step + kStep; ++t) logits[t] = exp_exact(logits[t] - largest);
+  }
+  A sum[kSums] = {};
+  for (int t = 0; t < n; ++t) sum[t % kSums] += logits[t];
+  const A inverse = A(1) / ((sum[0] + sum[2]) + (sum[1] + sum[3]));
+  for (int t = 0; t < n; ++t) logits[t] = logits[t] * inverse;
+}
+
+// Offsets in x and y become locations.
+template <typename A>
+FD_HD void move_references(const MsDeformAttnParams& p, const SampleTable<A>& table, std::int64_t b, std::int64_t q,
+                           Row<A>* row) {
+  const TensorView& r = p.references;
+  const std::int64_t at = b * r.stride[0] + q * r.stride[1];
+  const std::int64_t per_level = r.shape[2] == 1 ? 0 : r.stride[2];
+  const bool box = r.shape[3] == 4;
+  const A scale = static_cast<A>(p.offset_scale);
+  int t = 0;
+  for (int level = 0; level < p.levels; ++level) {
+    const LevelNumbers<A>& numbers = table.numbers[level];
+    A reference[4] = {A(0), A(0), numbers.pixel_x, numbers.pixel_y};
+    for (int i = 0; i < (box ? 4 : 2); ++i) reference[i] = load_number<A>(r, at + level * per_level + i * r.stride[3]);
+    for (; t < p.point_end[level]; ++t) {
+      row->size_x[t] = reference[2], row->size_y[t] = reference[3];
+      row->x[t] = box ? location_from_box(reference[0], reference[2], row->x[t], numbers.share, scale)
+                      : location_from_point(reference[0], row->x[t], reference[2]);
+      row->y[t] = box ? location_from_box(reference[1], reference[3], row->y[t], numbers.share, scale)
+                      : location_from_point(reference[1], row->y[t], reference[3]);
+    }
+  }
+}
+
+template <int kCorner, typename A>
+FD_HD void place_corner(const Place<A>& place, bool discrete, const SampleTable<A>& table, int t, Row<A>* row) {
+  const std::int32_t token = corner_token<kCorner>(place, discrete, table.pixels_x[t], table.pixels_y[t], table.start[t]);
+  const A tap = row->weight[t] * corner_share<kCorner>(place.fx, place.fy);
+  row->token[kCorner][t] = token;
+  row->tap[kCorner][t] = token < 0 ? A(0) : tap;
+}
+
+template <typename A, bool kDiscrete>
+FD_HD void place_step(const SampleTable<A>& table, int step, Row<A>* row) {
+  for (int t = step; t < step + kStep; ++t) {
+    const Place<A> place = kDiscrete ? place_discrete(row->x[t], row->y[t], table.width[t], table.height[t])
+                                     : place_bilinear(row->x[t], row->y[t], table.width[t], table.height[t]);
+    place_corner<0>(place, kDiscrete, table, t, row);
+    place_corner<1>(place, kDiscrete, table, t, row);
+    place_corner<2>(place, kDiscrete, table, t, row);
+    place_corner<3>(place, kDiscrete, table, t, row);
+    const std::int32_t cell = table.cell_start[t] + (place.y + 1) * (table.pixels_x[t] + 1) + (place.x + 1);
+    row->fx[t] = place.fx, row->fy[t] = place.fy;
+    row->cell[t] = place.counts != 0 ? cell : -1;
+  }
+}
+
+template <typename A>
+FD_HD void load_row(const MsDeformAttnParams& p, const SampleTable<A>& table, std::int64_t b, std::int64_t q, std::int64_t m,
+                    Row<A>* row) {
+  const int n = table.samples;
+  const TensorView &l = p.locations, &w = p.weights;
+  const std::int64_t at = b * l.stride[0] + q * l.stride[1] + m * l.stride[2];
+  load_numbers(l, at, l.stride[3], n, row->x);
+  load_numbers(l, at + l.stride[4], l.stride[3], n, row->y);
+  load_numbers(w, b * w.stride[0] + q * w.stride[1] + m * w.stride[2], w.stride[3], n, row->weight);
+  for (int t = n; t % kStep != 0; ++t) row->x[t] = row->y[t] = row->weight[t] = std::numeric_limits<A>::quiet_NaN();
+  if (p.fused) {
+    softmax(row->weight, n);
+    move_references(p, table, b, q, row);
+  }
+  for (int step = 0; step < n; step += kStep) {
+    if (p.discrete) {
+      place_step<A, true>(table, step, row);
+    } else {
+      place_step<A, false>(table, step, row);
+    }
+  }
+}
+
+alignas(64) inline constexpr unsigned char kNoPixel[kDotWidth * sizeof(double)] = {};
+
+// Channels of a token and head from `channel` on, or zeros.
+template <typename T>
+FD_HD const T* pixel(const T* head, std::int64_t token_stride, std::int32_t token) {
+  return token < 0 ? reinterpret_cast<const T*>(kNoPixel) : head + token * token_stride;
+}
+
+// Asks for the pixels of a row before they are needed: the maps seldom lie in the nearest cache, and the next row's addresses are
+// known long before its turn.
+template <typename T, typename A>
+FD_HD void prefetch_row(const T* head, std::int64_t token_stride, std::int64_t channels, const Row<A>& row, int n) {
+  for (int t = 0; t < n; ++t) {
+    for (int c = 0; c < 4; ++c) {
+      const char* const line = reinterpret_cast<const char*>(pixel(head, token_stride, row.token[c][t]));
+      __builtin_prefetch(line);
+      if (channels * static_cast<std::int64_t>(sizeof(T)) > 64) __builtin_prefetch(line + 64);
+    }
+  }
+}
+
+// Index of a row in [B, Q, M].
+struct RowPlace {
+  std::int64_t b, q, m;
+};
+inline RowPlace row_place(const MsDeformAttnParams& p, std::int64_t row) {
+  return {row / p.heads() / p.queries(), row / p.heads() % p.queries(), row % p.heads()};
+}
+
+// Calls visit(index, place, row) for all rows of a piece, each prepared one turn ahead.
+template <typename T, typename A, typename Visit>
+FD_HD void for_rows(const MsDeformAttnParams& p, const SampleTable<A>& table, std::int64_t begin, std::int64_t end,
+                    const Visit& visit) {
+  Row<A> rows[2];
+  for (std::int64_t i = begin; i <= end; ++i) {
+    if (i < end) {
+      const RowPlace next = row_place(p, i);
+      Row<A>& row = rows[i & 1];
+      load_row(p, table, next.b, next.q, next.m, &row);
+      const TensorView& v = p.value;
+      const T* const head = v.as<const T>() + next.b * v.stride[0] + next.m * v.stride[2];
+      prefetch_row(head, v.stride[1], p.channels(), row, table.samples);
+    }
+    if (i > begin) visit(i - 1, row_place(p, i - 1), rows[(i - 1) & 1]);
+  }
+}
+
+}  // namespace fastdet::ms_deform_attn

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "core/dispatch.h"
+#include "ops/decode/decode_tile.h"
 
 namespace fastdet {
 namespace {
@@ -75,7 +76,8 @@ class Collector {
 
   std::int64_t run() {
     // Rows that follow each other without a gap are scanned as one.
-    const bool flat = in_.logits_stride[3] == in_.width * in_.logits_stride[4];
+    const bool flat =
+        in_.logits_stride[3] == in_.width * in_.logits_stride[4] && in_.codes_stride[3] == in_.width * in_.codes_stride[4];
     const std::int64_t rows = unit_.row_end - unit_.row_begin, run_rows = flat ? rows : 1;
     for (std::int64_t y = unit_.row_begin; y < unit_.row_end; y += run_rows) scan(y, run_rows * in_.width);
     return count_;
@@ -94,7 +96,14 @@ class Collector {
       } else {
         most_of_planes(first + begin * stride[4], stride[4], stride[2], maps_.classes, part, most);
       }
-      for (std::int64_t j = 0; j < part; ++j) {
+      std::int64_t passing = 0;
+      for (std::int64_t j = 0; j < part; ++j) passing += most[j] >= rule_.least ? 1 : 0;
+      if (rule_.multi_label && passing * 8 > part) {  // so many that whole tiles are cheaper
+        for (std::int64_t k = 0; k < part; k += kDecodeTile)
+          pairs_of_tile(y, begin + k, std::min(kDecodeTile, part - k), most + k);
+        continue;
+      }
+      for (std::int64_t j = 0; j < part && passing > 0; ++j) {
         if (most[j] >= rule_.least) anchor(y + (begin + j) / in_.width, (begin + j) % in_.width, most[j]);
       }
     }
@@ -141,6 +150,36 @@ class Collector {
       if (!stored && !store_box(codes, number, y, x)) return;
       stored = true;
       keys_[count_++] = candidate_key(key, static_cast<std::uint32_t>(number * maps_.classes + c));
+    }
+  }
+
+  // Pairs of neighbouring anchors, the first of which is number x of the run of row y; keys come by class, then anchor.
+  void pairs_of_tile(std::int64_t y, std::int64_t x, std::int64_t size, const float* most) {
+    const std::int64_t first = in_.first + (unit_.prior * in_.height + y) * in_.width + x;
+    decode_boxes_tile<T>(maps_, {unit_.level, image_, unit_.prior, y, x, size, first}, &boxes_[first].x1);
+    const T* logits = logits_at<T>(in_, image_, unit_.prior, y, 0) + x * in_.logits_stride[4];
+    const T* codes = codes_at<T>(in_, image_, unit_.prior, y, 0) + x * in_.codes_stride[4] + 4 * in_.codes_stride[2];
+    float objectness[kDecodeTile], least[kDecodeTile];
+    for (std::int64_t j = 0; j < size; ++j) {
+      bool passes = most[j] >= rule_.least && box_finite(boxes_[first + j]);
+      objectness[j] = 1.0f;
+      if (passes && maps_.objectness) {
+        const float logit = to_float(codes[j * in_.codes_stride[4]]);
+        passes = logit >= rule_.least;
+        objectness[j] = sigmoid_exact(logit);
+      }
+      least[j] = passes ? rule_.least : std::numeric_limits<float>::quiet_NaN();
+    }
+    for (std::int64_t c = 0; c < maps_.classes; ++c) {
+      const T* plane = logits + c * in_.logits_stride[2];
+      for (std::int64_t j = 0; j < size; ++j) {
+        const float logit = to_float(plane[j * in_.logits_stride[4]]);
+        if (!(logit >= least[j])) continue;
+        const float score = sigmoid_exact(logit);
+        const std::uint32_t key = score_key(maps_.objectness ? objectness[j] * score : score);
+        if (key <= rule_.threshold) continue;
+        keys_[count_++] = candidate_key(key, static_cast<std::uint32_t>((first + j) * maps_.classes + c));
+      }
     }
   }
 

@@ -26,7 +26,7 @@ CollectUnit collect_unit(const HeadMaps& maps, std::int64_t number);
 // Number of the unit's first anchor.
 std::int64_t first_anchor(const HeadMaps& maps, const CollectUnit& unit);
 
-// Writes the keys of the unit's candidates to keys, in the order of their numbers, and returns how many; boxes[anchor] and, for
+// Writes the keys of the unit's candidates to keys, in no particular order, and returns how many; boxes[anchor] and, for
 // the best column alone, labels[anchor] of those that are candidates. keys has room for all candidates of the unit.
 std::int64_t collect(const HeadMaps& maps, const CollectRule& rule, std::int64_t image, const CollectUnit& unit,
                      std::uint64_t* keys, Box* boxes, std::int32_t* labels);

@@ -9,7 +9,7 @@
 namespace fastdet {
 
 constexpr int kDecodeThreads = 256;
-constexpr int kDecodeBlocks = 4;  // wanted on a multiprocessor; by itself ptxas aims at eight and spills
+constexpr int kDecodeBlocks = 2;  // wanted on a multiprocessor; by itself ptxas aims at eight and spills
 constexpr int kScoreTile = 32;    // anchors and classes of one turn
 
 template <typename T>

@@ -77,6 +77,10 @@ void for_each_tile(const HeadMaps& maps, Body&& body) {
   }
 }
 
+// boxes: [size, 4].
+template <typename T>
+void decode_boxes_tile(const HeadMaps& maps, const DecodeTile& tile, ArithmeticOf<T>* boxes);
+
 void decode_forward_cpu(const DecodeParams& params);
 void decode_backward_cpu(const DecodeParams& params);
 

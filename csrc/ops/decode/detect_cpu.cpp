@@ -69,6 +69,8 @@ void list(const DetectParams& p, const CandidateRule& rule, std::int64_t image, 
     select_best(slices.spare, count, p.max_candidates);
     least = p.max_candidates > 0 ? *std::min_element(slices.spare, slices.spare + p.max_candidates) : ~std::uint64_t{0};
   }
+  const auto by_number = [](std::uint64_t a, std::uint64_t b) { return candidate_number(a) < candidate_number(b); };
+  if (!std::is_sorted(slices.keys, slices.keys + count, by_number)) std::sort(slices.keys, slices.keys + count, by_number);
   std::int64_t d = 0;
   for (std::int64_t i = 0; i < count && p.max_candidates > 0; ++i) {
     const std::uint64_t key = slices.keys[i];

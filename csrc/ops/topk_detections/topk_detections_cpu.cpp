@@ -35,7 +35,7 @@ struct Slices {
   }
 
   std::uint64_t* keys;
-  std::uint32_t* values;  // order key of each candidate's logit, 0 for NaN
+  std::uint32_t* values;  // order key of each candidate's logit, or the greatest of each query; 0 for NaN
   std::int32_t* labels;
 };
 
@@ -90,17 +90,57 @@ void read_values(const TopkParams& p, std::int64_t image, const Slices& slices) 
   }
 }
 
+// The greatest value key of each query.
+template <typename T>
+FD_TARGET_CLONES void most_of_queries(const TopkParams& p, std::int64_t image, std::uint32_t* most) {
+  const std::int64_t queries = p.logits.shape[1], columns = p.logits.shape[2], step = p.logits.stride[2];
+  const T* logits = p.logits.as<const T>() + image * p.logits.stride[0];
+  for (std::int64_t q = 0; q < queries; ++q) {
+    const T* row = logits + q * p.logits.stride[1];
+    std::uint32_t greatest = 0u;
+    if (step == 1) {
+      for (std::int64_t c = 0; c < columns; ++c) {
+        const std::uint32_t key = value_key(to_float(row[c]));
+        greatest = key > greatest ? key : greatest;
+      }
+    } else {
+      for (std::int64_t c = 0; c < columns; ++c) {
+        const std::uint32_t key = value_key(to_float(row[c * step]));
+        greatest = key > greatest ? key : greatest;
+      }
+    }
+    most[q] = greatest;
+  }
+}
+
+// Whether candidates are looked for in queries whose greatest value is high enough: any of the best k pairs lies in one of the
+// k best queries. Worth it where there are many queries; else all values are looked at.
+bool by_query(const TopkParams& p) { return p.multi_label && p.logits.shape[1] > 4 * p.max_det; }
+
 // Appends the candidates whose value key lies in [low, high), with boxes that are finite and scores above the threshold.
 std::int64_t collect(const TopkParams& p, const CandidateRule& rule, std::int64_t image, const Slices& slices, std::uint32_t low,
                      std::uint32_t high, std::int64_t count) {
   const std::uint32_t threshold = threshold_key(p.score_threshold);
-  for (std::int64_t i = 0; i < rule.candidates(); ++i) {
-    const std::uint32_t value = slices.values[i];
-    if (value < low || value >= high) continue;
+  const auto consider = [&](std::uint32_t value, std::int64_t number) {
+    if (value < low || value >= high) return;
     const std::uint32_t key = topk_key(order_key_value(value), p.sigmoid);
-    if (key <= threshold || !box_finite(corners(p, image, rule.anchor_of(i)))) continue;
-    slices.keys[count++] = candidate_key(key, static_cast<std::uint32_t>(i));
+    if (key <= threshold || !box_finite(corners(p, image, rule.anchor_of(number)))) return;
+    slices.keys[count++] = candidate_key(key, static_cast<std::uint32_t>(number));
+  };
+  if (!by_query(p)) {
+    for (std::int64_t i = 0; i < rule.candidates(); ++i) consider(slices.values[i], i);
+    return count;
   }
+  dispatch_float(p.logits.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    for (std::int64_t q = 0; q < rule.anchors; ++q) {
+      if (slices.values[q] < low) continue;
+      const T* row = p.logits.as<const T>() + image * p.logits.stride[0] + q * p.logits.stride[1];
+      for (std::int64_t c = 0; c < rule.columns; ++c) {
+        consider(value_key(to_float(row[c * p.logits.stride[2]])), q * rule.columns + c);
+      }
+    }
+  });
   return count;
 }
 
@@ -123,9 +163,13 @@ std::uint32_t least_of_score(std::uint32_t value, bool sigmoid) {
 
 void topk_image(const TopkParams& p, std::int64_t image, const Slices& slices) {
   const CandidateRule rule = p.rule();
-  dispatch_float(p.logits.dtype, [&](auto tag) { read_values<typename decltype(tag)::type>(p, image, slices); });
+  dispatch_float(p.logits.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    by_query(p) ? most_of_queries<T>(p, image, slices.values) : read_values<T>(p, image, slices);
+  });
   std::int32_t histogram[kBins] = {};
-  for (std::int64_t i = 0; i < rule.candidates(); ++i) ++histogram[slices.values[i] >> kShift];
+  const std::int64_t looked_at = by_query(p) ? rule.anchors : rule.candidates();
+  for (std::int64_t i = 0; i < looked_at; ++i) ++histogram[slices.values[i] >> kShift];
   // Takes bins from the top until there are enough rows: candidates may fall for their box, then more bins are taken.
   const std::int64_t wanted = std::min(p.max_det, rule.candidates());
   std::int64_t count = 0;

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("numpy", "torch", "torchvision", "opencv-python-headless", "pillow", "scipy")
+PACKAGES = ("numpy", "torch", "torchvision", "transformers", "opencv-python-headless", "pillow", "scipy")
 SAMPLE_SECONDS = 0.005  # calls shorter than this are timed several at a time
 
 

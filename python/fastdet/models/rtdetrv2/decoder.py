@@ -213,8 +213,9 @@ class RtDetrDecoder(nn.Module):
         x, reference = content, box_logits.float().sigmoid()
         previous = None  # the box before, as a function of the weights: gradients reach one layer further back
         predictions = []
-        values = self._values(memory)
-        for i, layer in enumerate(self.layers[: None if self.training else self.eval_layer + 1]):  # type: ignore[misc]
+        running = self.layers if self.training else self.layers[: self.eval_layer + 1]
+        values = self._values(memory, running)
+        for i, layer in enumerate(running):
             position = self.query_pos(reference.to(x.dtype))
             x = layer(x, position, reference, values[i], shapes, blocked)
             change = self.box[i](x).float()
@@ -225,10 +226,10 @@ class RtDetrDecoder(nn.Module):
             previous, reference = boxes if self.training else None, boxes.detach()
         return predictions
 
-    def _values(self, memory: Tensor) -> Sequence[Tensor]:
+    def _values(self, memory: Tensor, layers: nn.ModuleList) -> Sequence[Tensor]:
         if self.joined_values is not None:
-            return self.joined_values(memory).chunk(self.eval_layer + 1, -1)
-        return [layer.cross.value_proj(memory) for layer in self.layers]  # type: ignore[union-attr, operator]
+            return self.joined_values(memory).chunk(len(layers), -1)
+        return [layer.cross.value_proj(memory) for layer in layers]  # type: ignore[union-attr, operator]
 
     def fold_(self, *, batch_norm: bool = True) -> None:
         """Drop what only training needs; project the memory for all layers at once. ``batch_norm`` has no say here."""

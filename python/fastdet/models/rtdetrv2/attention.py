@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 from math import pi
 
@@ -11,9 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fastdet.models.rtdetrv2.sampling import ms_deform_attn
+from fastdet import ops
 
 Shapes = tuple[tuple[int, int], ...]
+
+
+@lru_cache(maxsize=64)
+def level_tables(shapes: Shapes, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Height and width [L, 2] and first token [L] of each level, int64, as the attention wants them."""
+    with torch.inference_mode(False):
+        sizes = torch.tensor(shapes, device="cpu")
+        tokens = sizes.prod(1)
+        return sizes.to(device), (tokens.cumsum(0) - tokens).to(device)
 
 
 class Mlp(nn.Module):
@@ -99,17 +109,11 @@ class DeformableAttention(nn.Module):
 
         ``shapes``: (height, width) of each level; S is the number of their cells, finest level first.
         """
-        offsets, weights = self._looks(query)
-        # Coordinates stay float32 whatever the network's type: at half precision they move by parts of a pixel.
-        offsets = offsets.float() * (0.5 * self.points_scale.float())[:, None]
-        locations = reference[:, :, None, None, :2] + offsets * reference[:, :, None, None, 2:]
-        mixed = ms_deform_attn(
-            value.unflatten(-1, (self.heads, -1)),
-            shapes,
-            locations,
-            weights.float().softmax(-1),
-            points=self.points,
-            method=self.sampling,
+        sizes, starts = level_tables(shapes, value.device)
+        value = value.unflatten(-1, (self.heads, -1))
+        # Coordinates are float32 whatever the network's type: at half precision they move by parts of a pixel.
+        mixed = ops.ms_deform_attn_fused(
+            value, sizes, starts, reference, *self._looks(query), num_points=self.points, method=self.sampling
         )
         return self.out_proj(mixed)
 

@@ -100,6 +100,7 @@ const CudaTable table = {
     launcher<NmsParams, nms_cuda>,
     launcher<AlignedOtaParams, aligned_ota_cuda>,
     launcher<BiasActParams, bias_act_cuda>,
+    launcher<FusedConvParams, rep_conv_fused_cuda>,
     launcher<BoxIouParams, box_iou_cuda>,
     launcher<DecodeParams, decode_cuda>,
     launcher<DetectParams, detect_cuda>,

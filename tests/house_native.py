@@ -15,6 +15,8 @@ INCLUDES = (
     (r"ops/\w+/\w+_plugin\.cpp", ("core/", "ops/{op}/", "trt/")),
     (r"ops/\w+/\w+_math\.h", ("core/",)),
     (r"ops/\w+/\w+_cpu\.cpp", ("core/", "ops/{op}/", "immintrin.h")),
+    (r"ops/rep_conv/rep_conv_cudnn_cuda\.cu", ("core/", "ops/{op}/", "cudnn_frontend.h")),  # headers that may be absent
+    (r"ops/rep_conv/rep_conv_cutlass_cuda\.cu", ("core/", "ops/{op}/", "cutlass/")),
     (r"ops/.*", ("core/", "ops/{op}/")),
     (r"bindings/.*", ("core/", "ops/", "bindings/", "pybind11/")),
     (r"trt/.*", ("core/", "ops/", "trt/")),

@@ -12,6 +12,7 @@ struct LetterboxParams;
 struct NmsParams;
 struct AlignedOtaParams;
 struct BiasActParams;
+struct FusedConvParams;
 struct BoxIouParams;
 struct DecodeParams;
 struct DetectParams;
@@ -46,6 +47,7 @@ struct CudaTable {
   Launcher<NmsParams> nms;
   Launcher<AlignedOtaParams> aligned_ota;
   Launcher<BiasActParams> bias_act;
+  Launcher<FusedConvParams> rep_conv_fused;
   Launcher<BoxIouParams> box_iou;
   Launcher<DecodeParams> decode;
   Launcher<DetectParams> detect;

@@ -15,6 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable
@@ -31,6 +32,26 @@ FLAGS = ["-std=c++17", "--fmad=false", "-O3", "-Werror", "all-warnings", "-Xptxa
 HOST_FLAGS = "-ffp-contract=off,-fvisibility=hidden"
 # Kernels that may spill or keep a stack frame, and why that is right: {"kernel": "reason"}.
 EXPLAINED: dict[str, str] = {}
+
+
+# Files that use a library's headers where they are found: definition, then header, variable that names its folder, and
+# its place where pip installed the wheel. Their kernels are compiled for fewer architectures, which the
+# others run too; in the case of cuDNN there are none, only code of the host.
+LIBRARIES = {
+    "rep_conv_cudnn_cuda.cu": (
+        "FASTDET_WITH_CUDNN",
+        (
+            ("cudnn_frontend.h", "FASTDET_CUDNN_FRONTEND_INCLUDE", "include"),
+            ("cudnn.h", "FASTDET_CUDNN_INCLUDE", "nvidia/cudnn/include"),
+        ),
+        (90,),
+    ),
+    "rep_conv_cutlass_cuda.cu": (
+        "FASTDET_WITH_CUTLASS",
+        (("cutlass/cutlass.h", "FASTDET_CUTLASS_INCLUDE", "cutlass_library/source/include"),),
+        (80, 90),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -53,6 +74,20 @@ def find_nvcc() -> str | None:
     return next((found for name in candidates if name and (found := shutil.which(name))), None)
 
 
+def library_flags(source: Path, packages: Path) -> tuple[list[str], str]:
+    """Compiler flags of a file in ``LIBRARIES`` and "", or no flags and what is missing."""
+    if source.name not in LIBRARIES:
+        return [], ""
+    definition, headers, _ = LIBRARIES[source.name]
+    flags = [f"-D{definition}"]
+    for header, variable, place in headers:
+        folder = Path(os.environ.get(variable) or packages / place)
+        if not (folder / header).is_file():
+            return [], f"{header} was not found ({variable}, or pip's {place})"
+        flags += ["-isystem", str(folder)]
+    return flags, ""
+
+
 def parse_ptxas(text: str, source: str, arch: int) -> list[KernelUse]:
     """Reads the output of ``ptxas -v``. Kernel names are still mangled."""
     uses = []
@@ -69,11 +104,11 @@ def parse_ptxas(text: str, source: str, arch: int) -> list[KernelUse]:
     return uses
 
 
-def compile_one(nvcc: str, source: Path, arch: int) -> tuple[list[KernelUse], str]:
+def compile_one(nvcc: str, source: Path, arch: int, flags: Iterable[str] = ()) -> tuple[list[KernelUse], str]:
     """Compiles one file for one architecture. Returns the use of its kernels, and what went wrong ("" if nothing)."""
     with tempfile.TemporaryDirectory() as folder:
         target = ["-gencode", f"arch=compute_{arch},code=sm_{arch}", "-c", str(source), "-o", f"{folder}/kernels.o"]
-        command = [nvcc, *FLAGS, "-Xcompiler", HOST_FLAGS, "-I", str(build.ROOT / "csrc"), *target]
+        command = [nvcc, *FLAGS, "-Xcompiler", HOST_FLAGS, "-I", str(build.ROOT / "csrc"), *flags, *target]
         done = subprocess.run(command, text=True, capture_output=True)
     label = str(source.relative_to(build.ROOT))
     said = [
@@ -136,9 +171,15 @@ def main() -> int:
     if nvcc is None:
         print("cuda-check: no nvcc was found; the CUDA kernels were not compiled")
         return 1 if options.require else 0
-    work = [(source, arch) for source in build.ROOT.glob("csrc/ops/*/*_cuda.cu") for arch in options.arch]
+    work = []
+    for source in sorted(build.ROOT.glob("csrc/ops/*/*_cuda.cu")):
+        flags, missing = library_flags(source, Path(sysconfig.get_path("purelib")))
+        if missing:
+            print(f"cuda-check: {source.name} was compiled without its library: {missing}")
+        known = LIBRARIES[source.name][2] if flags else options.arch
+        work += [(source, arch, flags) for arch in options.arch if arch in known]
     with ThreadPoolExecutor(options.jobs) as pool:
-        results = list(pool.map(lambda item: compile_one(nvcc, *item), sorted(work)))
+        results = list(pool.map(lambda item: compile_one(nvcc, *item), work))
     uses = [use for found, _ in results for use in found]
     names = demangled(use.kernel for use in uses)
     problems = [text for _, text in results if text] + unexplained(uses, names)

@@ -44,6 +44,24 @@ def test_spills_need_a_reason(monkeypatch):
     assert cuda_check.unexplained(uses, names) == []
 
 
+def test_libraries_are_found_where_they_are(tmp_path, monkeypatch):
+    source = Path("rep_conv_cutlass_cuda.cu")
+    for _, headers, _ in cuda_check.LIBRARIES.values():
+        for _, variable, _ in headers:
+            monkeypatch.delenv(variable, raising=False)
+    assert cuda_check.library_flags(Path("nms_cuda.cu"), tmp_path) == ([], "")
+    flags, missing = cuda_check.library_flags(source, tmp_path)
+    assert flags == [] and missing.startswith("cutlass/cutlass.h was not found")
+    folder = tmp_path / "cutlass_library" / "source" / "include"
+    (folder / "cutlass").mkdir(parents=True)
+    (folder / "cutlass" / "cutlass.h").touch()
+    found = (["-DFASTDET_WITH_CUTLASS", "-isystem", str(folder)], "")
+    assert cuda_check.library_flags(source, tmp_path) == found
+    monkeypatch.setenv("FASTDET_CUTLASS_INCLUDE", str(folder))
+    assert cuda_check.library_flags(source, tmp_path / "elsewhere") == found
+    assert "cudnn_frontend.h was not found" in cuda_check.library_flags(Path("rep_conv_cudnn_cuda.cu"), tmp_path)[1]
+
+
 def test_unreadable_output_is_an_error():
     with pytest.raises(ValueError, match="cannot read what ptxas says"):
         cuda_check.parse_ptxas("Compiling entry function '_Z1fv' for 'sm_90'\nsomething else", "x.cu", 90)

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 #include "core/launch.h"
 #include "core/tensor.h"
@@ -58,5 +59,27 @@ void rep_conv_cpu(const RepConvParams& params);
 void bias_act_cpu(const BiasActParams& params);
 
 void bias_act_cuda(const BiasActParams& params, Stream stream);  // one launch
+
+// Convolution and epilogue in one kernel of a library that may be absent, at build time or at run time.
+struct FusedConvParams {
+  enum class Library : std::uint8_t { kCudnn, kCutlass };
+  enum class Step : std::uint8_t {
+    kBuilt,  // throws unless this build has the library's path
+    kPlan,   // throws unless it can run `conv`; *workspace_bytes says what it needs then
+    kRun,
+  };
+  RepConvParams conv;
+  Library library = Library::kCudnn;
+  Step step = Step::kBuilt;
+  void* cudnn = nullptr;  // libcudnn as dlopen gave it
+  std::size_t* workspace_bytes = nullptr;
+};
+// Why neither library can run these arrays whatever the machine: layout, dtype, alignment; "" if one may.
+std::string fused_obstacle(const FusedConvParams& params);
+// Opens FASTDET_CUDNN_LIB or libcudnn.so.9 (torch's, if it has loaded one) once; throws RuntimeError if there is none.
+void* open_cudnn();
+void rep_conv_fused_cuda(const FusedConvParams& params, Stream stream);
+void rep_conv_cudnn(const FusedConvParams& params, Stream stream);
+void rep_conv_cutlass(const FusedConvParams& params, Stream stream);
 
 }  // namespace fastdet

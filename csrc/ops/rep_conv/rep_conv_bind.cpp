@@ -8,6 +8,7 @@
 #include "bindings/arrays.h"
 #include "bindings/operators.h"
 #include "ops/rep_conv/rep_conv.h"
+#include "ops/rep_conv/rep_conv_plans.h"
 #include "ops/rep_conv/rep_conv_tiles.h"
 
 namespace fastdet::bindings {
@@ -75,6 +76,79 @@ py::object rep_conv2d(py::handle x, py::handle weight, py::handle bias, Pair str
   return result;
 }
 
+FusedConvParams::Library library_of(const std::string& name) {
+  FD_CHECK(name == "cudnn" || name == "cutlass", ValueError, "rep_conv2d: library must be cudnn or cutlass, got ", name);
+  return name == "cudnn" ? FusedConvParams::Library::kCudnn : FusedConvParams::Library::kCutlass;
+}
+
+// "" if this installation has the library's path, else why not. Says nothing about particular arrays.
+std::string fused_missing(const std::string& library) {
+  FusedConvParams params;
+  params.library = library_of(library);
+  try {
+    launch_cuda(cuda().rep_conv_fused, params, nullptr);
+    if (params.library == FusedConvParams::Library::kCudnn) open_cudnn();
+  } catch (const RuntimeError& error) {
+    return error.what();
+  }
+  return "";
+}
+
+// One convolution through a library: x, weight and residual channels last. With plan_only the result is why it cannot run, or "".
+py::object rep_conv2d_fused(const std::string& library, py::handle x, py::handle weight, py::handle bias, Pair stride,
+                            Pair padding, std::int64_t groups, const std::string& activation, py::handle residual, bool add_first,
+                            bool plan_only) {
+  const char* op = "rep_conv2d";
+  Call call(op, "auto");
+  FusedConvParams params;
+  RepConvParams& conv = params.conv;
+  params.library = library_of(library);
+  conv.x = call.input("x", x, kFloats, 4);
+  conv.weight = like_x(call, op, "weight", weight, conv.x.dtype, 4);
+  conv.epilogue = epilogue_of(call, op, conv.x.dtype, bias, activation, residual, add_first);
+  std::copy(stride.begin(), stride.end(), conv.stride);
+  std::copy(padding.begin(), padding.end(), conv.padding);
+  conv.groups = groups;
+  rep_conv_check(conv);
+  try {
+    const std::string why = fused_obstacle(params);
+    FD_CHECK(why.empty(), RuntimeError, why);
+    if (params.library == FusedConvParams::Library::kCudnn) params.cudnn = open_cudnn();
+    FD_CHECK(call.on_cuda(), RuntimeError, "it runs on CUDA only");
+    params.step = FusedConvParams::Step::kPlan;
+    params.workspace_bytes = &conv.workspace_bytes;
+    call.run([&] { launch_cuda(cuda().rep_conv_fused, params, nullptr); });
+  } catch (const RuntimeError& error) {
+    if (plan_only) return py::str(error.what());
+    throw RuntimeError(concat(op, ": backend '", library, "' was asked for, but ", error.what()));
+  }
+  if (plan_only) return py::str("");
+  py::object result;
+  conv.out =
+      output_of(call, {conv.x.shape[0], conv.weight.shape[0], conv.out_size(0), conv.out_size(1)}, conv.x.dtype, true, &result);
+  conv.workspace = call.workspace(conv.workspace_bytes);
+  params.step = FusedConvParams::Step::kRun;
+  void* stream = call.stream();
+  call.run([&] { launch_cuda(cuda().rep_conv_fused, params, stream); });
+  return result;
+}
+
+// What tells one compiled plan from another, for tests.
+std::vector<std::int64_t> rep_conv_plan_key(py::handle x, py::handle weight, py::handle bias, Pair stride, Pair padding,
+                                            std::int64_t groups, const std::string& activation, py::handle residual,
+                                            bool add_first) {
+  Call call("rep_conv2d", "cpu");
+  RepConvParams params;
+  params.x = call.input("x", x, kFloats, 4);
+  params.weight = call.input("weight", weight, kFloats, 4);
+  params.epilogue = epilogue_of(call, "rep_conv2d", params.x.dtype, bias, activation, residual, add_first);
+  std::copy(stride.begin(), stride.end(), params.stride);
+  std::copy(padding.begin(), padding.end(), params.padding);
+  params.groups = groups;
+  const rep_conv::PlanKey key = rep_conv::plan_key(params);
+  return {key.begin(), key.end()};
+}
+
 void run_bias_act(Call& call, const BiasActParams& params) {
   bias_act_check(params);
   const bool on_cuda = call.on_cuda();
@@ -112,6 +186,9 @@ void bias_act_in_place(py::handle x, py::handle bias, const std::string& activat
 
 void bind_rep_conv(py::module_& module) {
   module.def("rep_conv2d", &rep_conv2d);
+  module.def("rep_conv2d_fused", &rep_conv2d_fused);
+  module.def("rep_conv_fused_missing", &fused_missing);
+  module.def("rep_conv_plan_key", &rep_conv_plan_key);
   module.def("bias_act", &bias_act);
   module.def("bias_act_in_place", &bias_act_in_place);
   module.def("rep_conv_limit_isa", [](const std::string& name) {

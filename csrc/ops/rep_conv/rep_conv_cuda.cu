@@ -49,6 +49,10 @@ void launch_dense(const DenseTask& task, Stream stream) {
 }  // namespace
 }  // namespace rep_conv
 
+void rep_conv_fused_cuda(const FusedConvParams& params, Stream stream) {
+  params.library == FusedConvParams::Library::kCudnn ? rep_conv_cudnn(params, stream) : rep_conv_cutlass(params, stream);
+}
+
 void bias_act_cuda(const BiasActParams& p, Stream stream) {
   using namespace rep_conv;
   if (p.x.numel() == 0) return;

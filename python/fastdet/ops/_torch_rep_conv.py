@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from fastdet.ops import rep_conv
 
 _ONEDNN_NAMES = {"none": "none", "relu": "relu", "silu": "swish", "leaky_relu": "leaky_relu"}
 _ONEDNN_SCALARS: dict[str, list[float]] = {"leaky_relu": [0.1]}
+FUSED = ("cudnn", "cutlass")  # libraries that fuse everything into one CUDA kernel
 _NATIVE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -65,6 +67,12 @@ def onednn_obstacle(dtype: torch.dtype) -> str:
     return ""
 
 
+@functools.cache
+def library_missing(name: str) -> str:
+    """Why this installation cannot use a library of ``FUSED``; empty if it can. Looked up once."""
+    return _core.rep_conv_fused_missing(name)
+
+
 def obstacle(name: str, x: Tensor, weight: Tensor, groups: int, forced: str) -> str:
     """Why the implementation ``name`` cannot run; empty if it can."""
     on_cpu = x.device.type == "cpu"
@@ -78,18 +86,25 @@ def obstacle(name: str, x: Tensor, weight: Tensor, groups: int, forced: str) -> 
         if x.numel() == 0 or weight.numel() == 0:
             return "there is nothing to convolve"
         return onednn_obstacle(x.dtype)
-    if name in ("cudnn", "cutlass"):
-        return "it runs on CUDA only" if x.device.type != "cuda" else "this fastdet has no such path"
+    if name in FUSED:
+        if x.device.type != "cuda":
+            return "it runs on CUDA only"
+        if not channels_last(x):
+            return "x must be channels_last"
+        return library_missing(name)
     return ""
 
 
-def choose(x: Tensor, weight: Tensor, groups: int, method: str, forced: str) -> str:
-    """The implementation for these tensors; ``forced`` is what ``fastdet.ops.backend`` says."""
+def candidates(x: Tensor, weight: Tensor, groups: int, method: str, forced: str) -> list[str]:
+    """The implementations for these tensors, best first; ``forced`` is what ``fastdet.ops.backend`` says.
+
+    Those of ``FUSED`` may still refuse a shape when they plan for it.
+    """
     if method != "auto":
         why = obstacle(method, x, weight, groups, forced)
         if why:
             raise RuntimeError(f"rep_conv2d: backend {method!r} was asked for, but {why}")
-        return method
+        return [method]
     if forced == "cpu":
         preferred: tuple[str, ...] = ("native", "torch")
     elif x.device.type == "cpu":
@@ -99,8 +114,39 @@ def choose(x: Tensor, weight: Tensor, groups: int, method: str, forced: str) -> 
         preferred = ("onednn", "torch") if channels_last(x) else ("torch",)
         preferred = preferred if whole else ("native", "torch")
     else:
-        preferred = ("cudnn", "cutlass", "torch")
-    return next(name for name in preferred if not obstacle(name, x, weight, groups, forced))
+        preferred = (*FUSED, "torch")
+    return [name for name in preferred if not obstacle(name, x, weight, groups, forced)]
+
+
+def choose(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    groups: int,
+    activation: str,
+    residual: Tensor | None,
+    add_first: bool,
+    method: str,
+    forced: str,
+) -> str:
+    """The implementation that runs: the first candidate, of ``FUSED`` the first that has a plan for this call."""
+    names = candidates(x, weight, groups, method, forced)
+    for name in names:
+        if name not in FUSED:
+            return name
+        attributes = (list(stride), list(padding), groups, activation, _last(residual), add_first)
+        why = _core.rep_conv2d_fused(name, x, _last(weight), bias, *attributes, True)
+        if not why:
+            return name
+        if method != "auto":
+            raise RuntimeError(f"rep_conv2d: backend {name!r} was asked for, but {why}")
+    return "torch"
+
+
+def _last(a: Tensor | None) -> Any:
+    return None if a is None else a.contiguous(memory_format=torch.channels_last)
 
 
 def run(
@@ -119,9 +165,12 @@ def run(
     """``rep_conv2d`` now, on real tensors."""
     p, q = rep_conv.check_shapes(x, weight, bias, stride, padding, groups, residual)
     _check_kinds("rep_conv2d", x, weight=weight, bias=bias, residual=residual)
-    name = choose(x, weight, groups, method, forced)
-    rep_conv.log_choice(name)
     epilogue = (activation, residual, add_first)
+    name = choose(x, weight, bias, stride, padding, groups, *epilogue, method, forced)
+    rep_conv.log_choice(name)
+    if name in FUSED:
+        attributes = (list(stride), list(padding), groups, activation, _last(residual), add_first)
+        return _core.rep_conv2d_fused(name, x, _last(weight), bias, *attributes, False).permute(0, 3, 1, 2)
     if name == "native":
         last = channels_last(x)
         y = _core.rep_conv2d(x, weight, bias, list(stride), list(padding), groups, *epilogue, last)

@@ -72,22 +72,38 @@ def rep_conv2d(
     return REP_CONV2D(x, weight, bias, *attributes, residual, bool(add_first), backend)
 
 
-def rep_conv2d_backend(x: Any, weight: Any, *, groups: int = 1, backend: str = "auto") -> str:
-    """The implementation that ``rep_conv2d`` takes for these arrays: a name of its ``backend`` other than ``"auto"``.
+def rep_conv2d_backend(
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    *,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    groups: int = 1,
+    activation: str = "silu",
+    residual: Any = None,
+    add_first: bool = False,
+    backend: str = "auto",
+) -> str:
+    """The implementation that ``rep_conv2d`` takes for this call: a name of its ``backend`` other than ``"auto"``.
 
     Args:
-        x, weight, groups, backend: as for ``rep_conv2d``.
+        x, weight, bias, stride, padding, groups, activation, residual, add_first, backend: as for ``rep_conv2d``. Only
+            CUDA's fused implementations look at more than ``x`` and ``weight``: they plan for the very call.
 
     Raises:
         RuntimeError: the backend asked for cannot run this; the message says why.
     """
+    attributes = _attributes(stride, padding, groups, activation)
     if backend not in CONVOLUTIONS:
         raise ValueError(f"rep_conv2d: backend must be one of {', '.join(CONVOLUTIONS)}, got {backend!r}")
     half = _torch_half(x)
     forced = _backend.current_backend()
     if forced == "reference":
         return "reference"
-    return _choose_for_arrays(x, backend) if half is None else half.choose(x, weight, groups, backend, forced)
+    if half is None:
+        return _choose_for_arrays(x, backend)
+    return half.choose(x, weight, bias, *attributes, residual, bool(add_first), backend, forced)
 
 
 def pack_rep_conv(

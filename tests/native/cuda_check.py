@@ -127,7 +127,11 @@ def demangled(names: Iterable[str]) -> dict[str, str]:
         return {name: name for name in names}
     lines = subprocess.run([tool, *names], text=True, capture_output=True, check=True).stdout.splitlines()
     short = [re.sub(r"fastdet::|\(anonymous namespace\)::", "", line).removeprefix("void ") for line in lines]
-    return {name: re.sub(r"\(.*", "", line) for name, line in zip(names, short)}
+    plain = [re.sub(r"\(.*", "", line) for line in short]
+    # Kernels of CUTLASS have names of some 1600 letters, all beginning alike.
+    return {
+        name: line if len(line) <= 120 else f"{line[:60]}... ({i})" for i, (name, line) in enumerate(zip(names, plain))
+    }
 
 
 def unexplained(uses: Iterable[KernelUse], names: dict[str, str]) -> list[str]:

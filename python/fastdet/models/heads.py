@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastdet.ops import Kept
+from fastdet.ops import Kept, topk_detections
 
 
 class RawHead(NamedTuple):
@@ -130,38 +130,27 @@ def top_detections(
     boxes: Tensor,
     scores: Tensor,
     *,
-    score_threshold: float = 0.0,
+    score_threshold: float | None = None,
     max_det: int = 300,
     classes: Sequence[int] | None = None,
 ) -> Kept:
     """The best (box, class) pairs of each picture by falling score, without suppression; for heads trained one-to-one.
 
-    A box may appear several times, with different classes. Threshold and ``classes`` choose among the D best.
-
     Args:
-        boxes: [B, A, 4]. scores: [B, A, C]. max_det: D, or A * C if that is less. score_threshold: pairs with a score
-            not greater are left out. classes: only these ids; None for all.
+        boxes: [B, A, 4]. scores: [B, A, C]. max_det, score_threshold: as of ``fastdet.ops.topk_detections``.
+        classes: only these ids, of the ``max_det`` best pairs; None for all.
 
     Returns:
         Kept: boxes [B, D, 4], scores [B, D], labels and index [B, D] int32, count [B] int32; rows past ``count`` are 0,
         label and index -1.
     """
-    # The D best pairs lie among the D boxes with the best best class.
-    best = scores.amax(-1).topk(min(max_det, boxes.shape[1])).indices
-    pairs = scores.gather(1, best[..., None].expand(-1, -1, scores.shape[-1])).flatten(1)
-    values, found = pairs.topk(min(max_det, pairs.shape[1]))
-    labels = found % scores.shape[-1]
-    index = best.gather(1, found // scores.shape[-1])
-    wanted = values > score_threshold
-    if classes is not None:
-        wanted &= torch.isin(labels, torch.as_tensor(list(classes), device=labels.device))
+    kept = topk_detections(scores, boxes, max_det=max_det, score_threshold=score_threshold, sigmoid=False)
+    if classes is None:
+        return kept
+    wanted = torch.isin(kept.labels, torch.as_tensor(list(classes), device=kept.labels.device))
     order = torch.argsort(wanted.int(), dim=1, descending=True, stable=True)
-    values, labels, index, wanted = (tensor.gather(1, order) for tensor in (values, labels, index, wanted))
-    rows = boxes.gather(1, index[..., None].expand(-1, -1, 4)) * wanted[..., None]
-    return Kept(
-        rows,
-        values * wanted,
-        labels.masked_fill(~wanted, -1).int(),
-        index.masked_fill(~wanted, -1).int(),
-        wanted.sum(1).int(),
-    )
+    rows = [torch.take_along_dim(column, order, 1) for column in (kept.scores, kept.labels, kept.index)]
+    wanted = torch.take_along_dim(wanted, order, 1)
+    ordered = torch.take_along_dim(kept.boxes, order[..., None], 1) * wanted[..., None]
+    labels, index = (column.masked_fill(~wanted, -1) for column in rows[1:])
+    return Kept(ordered, rows[0] * wanted, labels, index, wanted.sum(1, dtype=torch.int32))

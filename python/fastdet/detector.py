@@ -341,15 +341,35 @@ class Detector:
         return self
 
     def info(self) -> dict[str, Any]:
-        """What this is: model, source, classes, input_size (height, width), parameters, device, dtype, license."""
+        """What this is, as plain values.
+
+        Returns:
+            model, task, source, classes, input_size (height, width), device, dtype, license; layers, parameters and
+            gflops of the graph that runs, and ``trained`` with the same of the training graph; ``stages``, a list of
+            {name, block, output, parameters, gflops}. See ``fastdet.models.complexity.Complexity`` for what is counted.
+        """
+        from fastdet import models
+        from fastdet.models.complexity import complexity
+        from fastdet.models.unfilled import unfilled
+
+        spec = self.spec
+        runs = complexity(self.module, spec.input_size)
+        with unfilled():
+            trained = complexity(models.build(spec, len(self.names)), spec.input_size)
         return {
-            "model": self.spec.name,
+            "model": spec.name,
+            "task": spec.task,
             "source": self.source,
             "classes": list(self.names),
-            "input_size": tuple(self.spec.input_size),
-            "parameters": sum(parameter.numel() for parameter in self.module.parameters()),
+            "input_size": tuple(spec.input_size),
+            "layers": runs.layers,
+            "parameters": runs.parameters,
+            "gflops": runs.gflops,
+            "trained": {"layers": trained.layers, "parameters": trained.parameters, "gflops": trained.gflops},
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
+            "license": spec.license,
+            "stages": [stage._asdict() for stage in runs.stages],
         }
 
 

@@ -7,7 +7,8 @@ import importlib.metadata
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from fastdet import __version__
 from fastdet.arguments import Parser
@@ -36,10 +37,22 @@ def run(words: list[str]) -> int:
         names = about["classes"]
         listed = ", ".join(names if len(names) <= 10 else [*names[:8], "...", names[-1]])
         about |= {"input_size": f"{height} x {width} (height x width)", "classes": f"{len(names)}: {listed}"}
-        about["parameters"] = f"{about['parameters']:,} (folded)"
+        stages, trained = about.pop("stages"), about.pop("trained")
+        for name, form in (("layers", "{:,}"), ("parameters", "{:,}"), ("gflops", "{:.2f}")):
+            about[name] = f"{form} folded, {form} as trained".format(about[name], trained[name])
         print()
         _print(about)
+        _print_stages(stages)
     return 0
+
+
+def _print_stages(stages: Sequence[Mapping[str, Any]]) -> None:
+    """A line for each stage of the folded network."""
+    form = "{:<10}{:<16}{:>12}{:>10}  {}\n"
+    sys.stdout.write("\n" + form.format("stage", "block", "parameters", "GFLOPs", "output"))
+    for stage in stages:
+        numbers = (f"{stage['parameters']:,}", f"{stage['gflops']:.3f}")
+        sys.stdout.write(form.format(stage["name"], stage["block"], *numbers, stage["output"]))
 
 
 def _environment() -> dict[str, str]:

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every model of every family must do, generated from FAMILIES: build, run, fold, give gradients, save, load."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fastdet import models
+from fastdet.models.unfilled import unfilled
+
+NAMES = [name for family in models.FAMILIES.values() for name in family.SPECS]
+
+
+def _smallest() -> list[str]:
+    """One model of each family, head and task: the first of its size."""
+    found = {}
+    for family in models.FAMILIES.values():
+        for spec in family.SPECS.values():
+            kind = (spec.family, spec.task, getattr(spec, "head", None), spec.strides)
+            found.setdefault(kind, spec.name)
+    return list(found.values())
+
+
+SMALL = _smallest()
+
+
+def tensors(raw):
+    """All tensors in what a network returns, in order."""
+    if isinstance(raw, torch.Tensor):
+        return [raw]
+    parts = raw.values() if isinstance(raw, dict) else raw if isinstance(raw, (tuple, list)) else ()
+    return [tensor for part in parts for tensor in tensors(part)]
+
+
+def images(*shape, seed=0):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def side(module):
+    return 2 * module.spec.strides[-1]
+
+
+def levelled(name, num_classes=5):
+    """A model whose every parameter and statistic differs from its initial value, with signals of size 1 throughout."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        module = models.build(name, num_classes)
+        for layer in module.modules():
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                torch.nn.init.uniform_(layer.weight, 0.8, 1.2)
+                torch.nn.init.normal_(layer.bias, 0, 0.1)
+                layer.momentum = None
+        with torch.no_grad():
+            module.train()(torch.rand(2, 3, side(module), side(module)))
+    return module
+
+
+@pytest.fixture(scope="module", params=SMALL)
+def model(request):
+    return levelled(request.param)
+
+
+def relative(got, want):
+    return float((got - want).double().norm() / want.double().norm().clamp(min=1e-12))
+
+
+def fresh_copy(module):
+    """The same weights in a newly built module, by way of the official keys."""
+    with unfilled():
+        other = models.build(module.spec, module.num_classes)
+    return models.load_official(other, models.to_official(module))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_official_keys_go_out_and_come_back_and_tell_the_model(name):
+    with unfilled():
+        module = models.build(name, 7)
+    keys = models.FAMILIES[module.spec.family].key_map(module.spec)
+    for ours in module.state_dict():
+        assert keys.to_ours(keys.to_official(ours)) == ours
+    official = models.to_official(module)
+    assert len(official) == len(module.state_dict())
+    found, num_classes = models.recognise(official)
+    assert (found.name, num_classes) == (name, 7)
+
+
+def test_folded_equals_trained(model):
+    module = fresh_copy(model).eval()
+    batch = images(1, 3, side(module), 2 * side(module))
+    with torch.no_grad():
+        want = tensors(module(batch))
+        module.fuse()
+        got = tensors(module(batch))
+    assert len(got) <= len(want) and not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in module.modules())
+    pairs = [(a, b) for a in got for b in want if a.shape == b.shape]
+    assert all(min(relative(a, b) for b in want if a.shape == b.shape) < 1e-4 for a in got) and pairs
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 1)], ids=["square", "tall"])
+def test_gradients_reach_every_parameter(model, shape):
+    module = fresh_copy(model).train()
+    outputs = tensors(module(images(2, 3, shape[0] * side(module), shape[1] * side(module))))
+    sum((output.float() * images(*output.shape)).sum() for output in outputs if output.requires_grad).backward()
+    for key, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), key
+    reached = [float(p.grad.abs().sum()) > 0 for p in module.parameters() if p.requires_grad]
+    assert sum(reached) > 0.95 * len(reached)
+
+
+def test_decoded_boxes(model):
+    module = model.eval()
+    raw_batch = images(2, 3, side(module), 2 * side(module))
+    with torch.no_grad():
+        raw = module(raw_batch)
+        if module.spec.task in ("obb", "classify"):
+            with pytest.raises(NotImplementedError, match="decode: "):
+                module.decode(raw)
+            return
+        boxes, scores = module.decode(raw)
+        single = module.decode(module(raw_batch[1:]))
+    assert boxes.shape[:2] == scores.shape[:2] and boxes.shape[-1] == 4 and scores.shape[-1] == 5
+    assert boxes.dtype == scores.dtype == torch.float32
+    assert (boxes[..., 2:] >= boxes[..., :2]).all() and (scores >= 0).all() and (scores <= 1).all()
+    assert relative(single[0][0], boxes[1]) < 1e-4 and relative(single[1][0], scores[1]) < 1e-4
+
+
+def test_saved_and_read_back(model, tmp_path):
+    module = fresh_copy(model).eval()
+    path = models.save_fastdet(tmp_path / "a.safetensors", module, dtype="float32")
+    back = models.load_file(path)
+    assert back.spec == module.spec and back.num_classes == 5
+    for key, value in module.state_dict().items():
+        assert torch.equal(value, back.state_dict()[key]), key
+    assert models.save_fastdet(tmp_path / "b.safetensors", back, dtype="float32").read_bytes() == path.read_bytes()
+    other = models.load(path, num_classes=2)
+    kept = [key for key in model.state_dict() if not key.startswith(model.head_prefix)]
+    assert other.num_classes == 2 and kept
+    assert all(torch.equal(model.state_dict()[key], other.state_dict()[key]) for key in kept)
+    module.fuse()
+    folded = models.load_file(models.save_fastdet(tmp_path / "a.safetensors", module, dtype="float32")).eval()
+    batch = images(1, 3, side(module), side(module))
+    with torch.no_grad():
+        for a, b in zip(tensors(module(batch)), tensors(folded(batch)), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_channels_last_changes_nothing(model):
+    module = fresh_copy(model).eval().fuse()
+    batch = images(1, 3, side(module), 2 * side(module))
+    with torch.no_grad():
+        want = tensors(module(batch))
+        module.to(memory_format=torch.channels_last)
+        got = tensors(module(batch.contiguous(memory_format=torch.channels_last)))
+    assert max(map(relative, got, want)) < 1e-4

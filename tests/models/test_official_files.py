@@ -21,6 +21,7 @@ from fuzz import seeds
 ULTRALYTICS = "ultralytics.nn.tasks.DetectionModel"
 # The first of each family, and each task of one: what the key maps and heads have to tell apart.
 SMALL = [next(iter(family.SPECS)) for family in models.FAMILIES.values()]
+TWO_GRAPHS = ["yolov7-tiny", "gelan-t", "yolov10n", "yolo26n"]
 TASKS = [spec.name for spec in models.FAMILIES["yolo11"].SPECS.values() if spec.name.startswith("yolo11n")]
 
 
@@ -50,7 +51,7 @@ def _written(path, name, *, num_classes=3, root=ULTRALYTICS, place="model", old=
 
 @pytest.mark.filterwarnings("ignore::fastdet.models.licences.LicenseWarning")
 @pytest.mark.parametrize("old", [False, True], ids=["zip", "before 1.6"])
-@pytest.mark.parametrize("name", ["yolov5n", "yolov5nu", "yolov8n", *TASKS])
+@pytest.mark.parametrize("name", ["yolov5n", "yolov5nu", "yolov8n", *TASKS, *TWO_GRAPHS])
 def test_a_pickled_tree_is_read_as_its_state(tmp_path, name, old):
     state = _written(tmp_path / "best.pt", name, old=old, more={"train_args": {"imgsz": 416}})
     module = models.load(tmp_path / "best.pt")

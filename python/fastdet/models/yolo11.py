@@ -37,6 +37,7 @@ def _specs(size: str) -> tuple[GraphSpec, ...]:
         *distance_tasks(plain),
         plain.variant(
             "-cls",
+            reference_names=(f"yolo26{size}-cls",),  # the same network
             task="classify",
             num_classes=1000,
             input_size=(224, 224),

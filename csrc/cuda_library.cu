@@ -11,6 +11,7 @@
 #include "ops/aligned_ota/aligned_ota.h"
 #include "ops/box_iou/box_iou.h"
 #include "ops/decode/decode.h"
+#include "ops/box_iou_loss/box_iou_loss.h"
 #include "ops/letterbox/letterbox.h"
 #include "ops/ms_deform_attn/ms_deform_attn.h"
 #include "ops/nms/nms.h"
@@ -107,6 +108,8 @@ const CudaTable table = {
     launcher<TopkParams, topk_detections_cuda>,
     launcher<MsDeformAttnParams, ms_deform_attn_cuda>,
     launcher<MsDeformAttnParams, ms_deform_attn_backward_cuda>,
+    launcher<BoxIouLossParams, box_iou_loss_cuda>,
+    launcher<BoxIouLossBackwardParams, box_iou_loss_backward_cuda>,
 };
 
 }  // namespace

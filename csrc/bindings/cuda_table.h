@@ -18,6 +18,8 @@ struct DecodeParams;
 struct DetectParams;
 struct TopkParams;
 struct MsDeformAttnParams;
+struct BoxIouLossParams;
+struct BoxIouLossBackwardParams;
 
 struct CudaTable {
   static constexpr std::uint32_t kAbi = 1;
@@ -54,6 +56,8 @@ struct CudaTable {
   Launcher<TopkParams> topk_detections;
   Launcher<MsDeformAttnParams> ms_deform_attn;
   Launcher<MsDeformAttnParams> ms_deform_attn_backward;
+  Launcher<BoxIouLossParams> box_iou_loss;
+  Launcher<BoxIouLossBackwardParams> box_iou_loss_backward;
 };
 
 }  // namespace fastdet

@@ -37,7 +37,7 @@ FD_HD T larger(T a, T b) {
 
 template <typename T>
 FD_HD bool box_finite(const BoxOf<T>& box) {
-  return is_finite(box.x1) && is_finite(box.y1) && is_finite(box.x2) && is_finite(box.y2);
+  return is_finite(box.x1) & is_finite(box.y1) & is_finite(box.x2) & is_finite(box.y2);
 }
 
 FD_HD float box_area(const Box& box) { return positive(box.x2 - box.x1) * positive(box.y2 - box.y1); }

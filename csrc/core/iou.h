@@ -23,7 +23,7 @@ struct IouForm {
   T width_add, height_add;         // on the sides, for areas and aspect
   T eps;                           // in CIoU's alpha; everywhere in the probabilistic IoU
   T variance_add;                  // on both variances of the probabilistic IoU
-  bool detach_alpha;
+  T alpha_moves;                   // 0: alpha is a constant; 1: it has a gradient too
 };
 
 template <typename T>
@@ -40,7 +40,7 @@ IouForm<T> iou_form(const IouRules& rules) {
           height,
           eps,
           static_cast<T>(rules.variance_eps),
-          rules.detach_alpha};
+          rules.detach_alpha ? T{0} : T{1}};
 }
 
 template <typename T>
@@ -51,16 +51,17 @@ FD_HD T not_a_number() {
 // Four numbers of a row in one of the formats, as corners; and the way back for a gradient.
 template <typename T>
 FD_HD BoxOf<T> corners_of(BoxFormat format, T a, T b, T c, T d) {
+  const bool corner = format == BoxFormat::kXywh, centre = format == BoxFormat::kCxcywh;
   const T half_w = c * T{0.5}, half_h = d * T{0.5};
-  if (format == BoxFormat::kXywh) return {a, b, a + c, b + d};
-  if (format == BoxFormat::kCxcywh) return {a - half_w, b - half_h, a + half_w, b + half_h};
-  return {a, b, c, d};
+  const T right = centre ? a + half_w : a + c, bottom = centre ? b + half_h : b + d;
+  return {centre ? a - half_w : a, centre ? b - half_h : b, corner | centre ? right : c, corner | centre ? bottom : d};
 }
 template <typename T>
 FD_HD BoxOf<T> gradient_in_format(BoxFormat format, const BoxOf<T>& g) {
-  if (format == BoxFormat::kXywh) return {g.x1 + g.x2, g.y1 + g.y2, g.x2, g.y2};
-  if (format == BoxFormat::kCxcywh) return {g.x1 + g.x2, g.y1 + g.y2, (g.x2 - g.x1) * T{0.5}, (g.y2 - g.y1) * T{0.5}};
-  return g;
+  const bool corner = format == BoxFormat::kXywh, centre = format == BoxFormat::kCxcywh;
+  const T half_x = (g.x2 - g.x1) * T{0.5}, half_y = (g.y2 - g.y1) * T{0.5};
+  return {corner | centre ? g.x1 + g.x2 : g.x1, corner | centre ? g.y1 + g.y2 : g.y1, centre ? half_x : g.x2,
+          centre ? half_y : g.y2};
 }
 
 template <typename T>
@@ -85,6 +86,12 @@ FD_HD OverlapBox<T> overlap_box(const BoxOf<T>& given, const IouForm<T>& form) {
           finite ? box.y2 : none, finite ? w * h : none,  finite ? aspect : none};
 }
 
+// Where a divisor is 0, so is what it divides: the quotient is then 0 too.
+template <typename T>
+FD_HD T divided(T value, T divisor) {
+  return value / (divisor == T{0} ? T{1} : divisor);
+}
+
 // Terms that the value and its gradient share.
 template <typename T>
 struct OverlapTerms {
@@ -101,8 +108,7 @@ FD_HD OverlapTerms<T> overlap_terms(const OverlapBox<T>& a, const OverlapBox<T>&
   t.ih = positive(smaller(a.y2, b.y2) - larger(a.y1, b.y1));
   t.inter = t.iw * t.ih;
   t.whole = larger(a.area + b.area - t.inter + form.union_add, form.union_min);
-  const T quotient = t.inter / t.whole;
-  t.iou = t.inter > T{0} ? quotient : t.whole * T{0};  // 0, or NaN for a box that is not finite
+  t.iou = divided(t.inter, t.whole);
   t.value = t.iou;
   if (K == IouKind::kIou) return t;
   t.cw = positive(larger(a.x2, b.x2) - smaller(a.x1, b.x1));
@@ -114,14 +120,12 @@ FD_HD OverlapTerms<T> overlap_terms(const OverlapBox<T>& a, const OverlapBox<T>&
     t.dy = ((b.y1 + b.y2) - (a.y1 + a.y2)) * T{0.5};
   }
   const T excess = K == IouKind::kGiou ? t.outer - t.whole : t.dx * t.dx + t.dy * t.dy;
-  const T share = excess / t.outer;
-  t.apart = t.outer > T{0} ? share : T{0};
+  t.apart = divided(excess, t.outer);
   t.value = t.iou - t.apart;
   if (K != IouKind::kCiou) return t;
   t.turn = b.aspect - a.aspect;
   t.aspect = static_cast<T>(0.40528473456935109) * (t.turn * t.turn);  // 4 / pi^2
-  const T weight = t.aspect / (T{1} - t.iou + t.aspect + form.eps);
-  t.alpha = t.aspect > T{0} ? weight : T{0};
+  t.alpha = divided(t.aspect, T{1} - t.iou + t.aspect + form.eps);
   t.value = t.value - t.alpha * t.aspect;
   return t;
 }
@@ -150,9 +154,9 @@ template <IouKind K, typename T>
 FD_HD OverlapSlopes<T> overlap_slopes(const OverlapTerms<T>& t, const IouForm<T>& form) {
   OverlapSlopes<T> s = {};
   // Where a lower limit holds, nothing passes.
-  const T whole_passes = t.whole > form.union_min || form.union_min == T{0} ? T{1} : T{0};
-  const T outer_passes = t.outer > form.enclosing_min || form.enclosing_min == T{0} ? T{1} : T{0};
-  const T through_alpha = K == IouKind::kCiou && !form.detach_alpha ? T{1} - t.alpha * t.alpha : T{1};
+  const T whole_passes = (t.whole > form.union_min) | (form.union_min == T{0}) ? T{1} : T{0};
+  const T outer_passes = (t.outer > form.enclosing_min) | (form.enclosing_min == T{0}) ? T{1} : T{0};
+  const T through_alpha = K == IouKind::kCiou ? T{1} - form.alpha_moves * (t.alpha * t.alpha) : T{1};
   const T by_whole = through_alpha / t.whole;
   s.area = -(t.iou * whole_passes) * by_whole;
   s.inter = by_whole - s.area;
@@ -172,7 +176,7 @@ FD_HD OverlapSlopes<T> overlap_slopes(const OverlapTerms<T>& t, const IouForm<T>
   s.dx = T{-2} * (t.dx * by_outer);
   s.dy = T{-2} * (t.dy * by_outer);
   if (K == IouKind::kCiou) {
-    const T per_aspect = form.detach_alpha ? t.alpha : t.alpha * (T{2} - t.alpha);
+    const T per_aspect = t.alpha + form.alpha_moves * (t.alpha * (T{1} - t.alpha));
     s.turn = per_aspect * (static_cast<T>(-0.81056946913870217) * t.turn);  // -8 / pi^2
   }
   return s;
@@ -185,8 +189,8 @@ FD_HD T overlap_gradient(const OverlapBox<T>& a, const OverlapBox<T>& b, const I
                          BoxOf<T>* grad_b) {
   const OverlapTerms<T> t = overlap_terms<K>(a, b, form);
   const OverlapSlopes<T> s = overlap_slopes<K>(t, form);
-  const bool meets = t.inter > T{0};
-  const T by_iw = meets ? s.inter * t.ih : T{0}, by_ih = meets ? s.inter * t.iw : T{0};
+  const T meets = t.inter > T{0} ? T{1} : T{0};
+  const T by_iw = (s.inter * t.ih) * meets, by_ih = (s.inter * t.iw) * meets;
   // The inner of two coordinates bounds the intersection, the outer one the enclosing box.
   const T left = share_of_maximum(a.x1, b.x1), top = share_of_maximum(a.y1, b.y1);
   const T right = share_of_maximum(b.x2, a.x2), bottom = share_of_maximum(b.y2, a.y2);

@@ -28,8 +28,8 @@ struct GaussianBox {
 
 template <typename T>
 FD_HD bool box_finite(const RotatedBoxOf<T>& box) {
-  const bool turned = box.angle <= T{1e6} && box.angle >= T{-1e6};
-  return is_finite(box.x) && is_finite(box.y) && is_finite(box.w) && is_finite(box.h) && turned;
+  const bool turned = (box.angle <= T{1e6}) & (box.angle >= T{-1e6});
+  return is_finite(box.x) & is_finite(box.y) & is_finite(box.w) & is_finite(box.h) & turned;
 }
 
 template <typename T>

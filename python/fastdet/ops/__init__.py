@@ -30,6 +30,14 @@ from fastdet.ops.box_iou import (
     probabilistic_box_iou,
     probabilistic_box_iou_reference,
 )
+from fastdet.ops.box_iou_loss import (
+    BOX_IOU_LOSS,
+    BOX_IOU_LOSS_BACKWARD,
+    box_iou_loss,
+    box_iou_loss_backward,
+    box_iou_loss_backward_reference,
+    box_iou_loss_reference,
+)
 from fastdet.ops.decode import (
     DECODE_BOXES,
     DECODE_BOXES_BACKWARD,
@@ -109,6 +117,8 @@ OPS = (
     MS_DEFORM_ATTN_BACKWARD,
     MS_DEFORM_ATTN_FUSED,
     MS_DEFORM_ATTN_FUSED_BACKWARD,
+    BOX_IOU_LOSS,
+    BOX_IOU_LOSS_BACKWARD,
 )
 
 __all__ = [
@@ -133,6 +143,10 @@ __all__ = [
     "box_iou",
     "box_iou_backward",
     "box_iou_backward_reference",
+    "box_iou_loss",
+    "box_iou_loss_backward",
+    "box_iou_loss_backward_reference",
+    "box_iou_loss_reference",
     "box_iou_reference",
     "complete_box_iou",
     "complete_box_iou_reference",

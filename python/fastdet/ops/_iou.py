@@ -59,7 +59,7 @@ def _overlap(a: np.ndarray, b: np.ndarray, rules: Rules, gradients: bool) -> tup
     ih = _positive(np.minimum(p.y2, q.y2) - np.maximum(p.y1, q.y1))
     inter = iw * ih
     whole = np.maximum(p.area + q.area - inter + add[rules.eps_union], low[rules.eps_union])
-    iou = np.where(inter > 0, inter / whole, whole * 0)
+    iou = _divided(inter, whole)
     value = iou
     cw = _positive(np.maximum(p.x2, q.x2) - np.minimum(p.x1, q.x1))
     ch = _positive(np.maximum(p.y2, q.y2) - np.minimum(p.y1, q.y1))
@@ -67,10 +67,10 @@ def _overlap(a: np.ndarray, b: np.ndarray, rules: Rules, gradients: bool) -> tup
     outer = np.maximum(extent + add[rules.eps_enclosing], low[rules.eps_enclosing])
     dx = ((q.x1 + q.x2) - (p.x1 + p.x2)) * one(0.5)
     dy = ((q.y1 + q.y2) - (p.y1 + p.y2)) * one(0.5)
-    apart = np.where(outer > 0, (outer - whole if rules.kind == "giou" else dx * dx + dy * dy) / outer, 0)
+    apart = _divided(outer - whole if rules.kind == "giou" else dx * dx + dy * dy, outer)
     turn = q.aspect - p.aspect
     aspect = one(0.40528473456935109) * (turn * turn)
-    alpha = np.where(aspect > 0, aspect / (1 - iou + aspect + one(rules.eps)), 0)
+    alpha = _divided(aspect, 1 - iou + aspect + one(rules.eps))
     if rules.kind != "iou":
         value = value - apart
     if rules.kind == "ciou":
@@ -95,7 +95,7 @@ def _overlap(a: np.ndarray, b: np.ndarray, rules: Rules, gradients: bool) -> tup
         by_cw, by_ch, by_dx, by_dy = per_outer * cw, per_outer * ch, -2 * dx / outer, -2 * dy / outer
     if rules.kind == "ciou":
         by_turn = -one(0.81056946913870217) * turn * (alpha if rules.detach_alpha else alpha * (2 - alpha))
-    by_iw, by_ih = np.where(inter > 0, by_inter * ih, 0), np.where(inter > 0, by_inter * iw, 0)
+    by_iw, by_ih = by_inter * ih * (inter > 0), by_inter * iw * (inter > 0)
 
     grads = []
     for box, other, sign in ((p, q, -1), (q, p, 1)):
@@ -151,6 +151,11 @@ def _in_format(x1: np.ndarray, y1: np.ndarray, x2: np.ndarray, y2: np.ndarray, f
 
 def _positive(values: np.ndarray) -> np.ndarray:
     return np.where(values > 0, values, values.dtype.type(0))
+
+
+def _divided(values: np.ndarray, divisors: np.ndarray) -> np.ndarray:
+    """Quotients; where a divisor is 0, so is what it divides, and the quotient is 0."""
+    return values / np.where(divisors == 0, divisors.dtype.type(1), divisors)
 
 
 def _share(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -354,7 +354,7 @@ def _numpy_layout(a: np.ndarray, how: str) -> np.ndarray:
             wide[..., 1::2] = a
             a = wide[..., 1::2]
     elif how == "transposed":
-        a = np.ascontiguousarray(a.T).T
+        a = np.ascontiguousarray(a.T).T if a.ndim else a
     elif how == "offset":
         buffer = np.zeros(a.size + 1, a.dtype)
         buffer[1:] = a.ravel()

@@ -25,7 +25,7 @@ from harness import compare
 
 def pairs(n, seed=0):
     rng = np.random.default_rng(seed)
-    centre, size = rng.random((n, 2)) * 640, rng.random((n, 2)) * 200 + 8
+    centre, size = rng.random((n, 2)) * 640, rng.random((n, 2)) * 200 + 40
     target = np.concatenate([centre - size / 2, centre + size / 2], -1)
     pred = target + rng.standard_normal((n, 4)) * 3
     return torch.from_numpy(pred.astype(np.float32)).requires_grad_(), torch.from_numpy(target.astype(np.float32))

@@ -208,11 +208,15 @@ class Detector:
             if on_stage is not None:
                 on_stage("letterbox", pictures, {"input": batch})
             raw = self.module(torch.as_tensor(batch).to(device=self.device, dtype=self.dtype))
-            boxes, scores = self.module.decode(raw)
-            if on_stage is not None:
-                on_stage("head", pictures, _levels(self.module, raw, spec.strides))
-                on_stage("decoded", pictures, {"boxes": boxes, "scores": scores})
-            kept = self._keep(boxes, scores, options, classes)
+            maps = self.module.head_maps(raw) if hasattr(self.module, "head_maps") else None
+            if maps is None or spec.nms_free or classes is not None or on_stage is not None:
+                boxes, scores = self.module.decode(raw) if maps is None else ops.decode_boxes(*maps)
+                if on_stage is not None:
+                    on_stage("head", pictures, _levels(self.module, raw, spec.strides))
+                    on_stage("decoded", pictures, {"boxes": boxes, "scores": scores})
+                kept = self._keep(boxes, scores, options, classes)
+            else:  # the same bits in one step
+                kept = ops.detect(*maps, **self._suppression(options))
             if on_stage is not None:
                 on_stage("kept", pictures, kept._asdict())
         kept = ops.Kept(*(value.cpu().numpy() for value in kept))
@@ -231,14 +235,18 @@ class Detector:
                 boxes, scores, score_threshold=options.score_threshold, max_det=max_det, classes=classes
             )
             return kept
-        return ops.multiclass_nms(
-            boxes,
-            scores if classes is None else _only(scores, classes, spec.nms_free),
-            score_threshold=options.score_threshold,
-            iou_threshold=spec.predict_iou_threshold if options.iou_threshold is None else options.iou_threshold,
-            max_det=max_det,
-            multi_label=spec.nms_free,
-        )
+        if classes is not None:
+            scores = _only(scores, classes, spec.nms_free)
+        return ops.multiclass_nms(boxes, scores, multi_label=spec.nms_free, **self._suppression(options))
+
+    def _suppression(self, options: PredictOptions) -> dict[str, Any]:
+        """What ``options`` or else the specification say of suppression."""
+        spec = self.spec
+        return {
+            "score_threshold": options.score_threshold,
+            "iou_threshold": spec.predict_iou_threshold if options.iou_threshold is None else options.iou_threshold,
+            "max_det": spec.predict_max_det if options.max_det is None else options.max_det,
+        }
 
     def _result(self, picture: Picture, boxes_im: np.ndarray, kept: Any, i: int) -> Detections:
         # A box that lies in the border of the letterbox alone is empty after clipping, as are the rows past the count.

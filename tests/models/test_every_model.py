@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastdet import models
+from fastdet import models, ops
 from fastdet.models.unfilled import unfilled
 
 NAMES = [name for family in models.FAMILIES.values() for name in family.SPECS]
@@ -133,6 +133,18 @@ def test_decoded_boxes(model):
     assert boxes.dtype == scores.dtype == torch.float32
     assert (scores >= 0).all() and (scores <= 1).all()
     assert relative(single[0][0], boxes[1]) < 1e-3 and relative(single[1][0], scores[1]) < 1e-3
+
+
+def test_the_operator_decodes_as_the_head(model):
+    module = model.eval()
+    if module.spec.task in ("obb", "classify"):
+        return
+    with torch.no_grad():
+        raw = module(images(2, 3, side(module), 2 * side(module)))
+        maps = module.head_maps(raw)
+        if maps is not None:
+            for got, want in zip(ops.decode_boxes(*maps), module.decode(raw), strict=True):
+                assert got.shape == want.shape and relative(got, want) < 1e-5
 
 
 def test_saved_and_read_back(model, tmp_path):

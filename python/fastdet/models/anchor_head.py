@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from fastdet.models.blocks import ConvNormAct, Upsample
-from fastdet.models.heads import AnchorRaw, cxcywh_to_xyxy, level_name
+from fastdet.models.heads import AnchorRaw, HeadMaps, cxcywh_to_xyxy, level_name
 from fastdet.models.keys import shape_of
+from fastdet.ops import HeadFormat
 
 COCO_ANCHORS = (
     ((10, 13), (16, 30), (33, 23)),
@@ -34,6 +35,7 @@ class AnchorHead(nn.Module):
     """
 
     OPTIONS: ClassVar[tuple[str, ...]] = ("anchors",)
+    single_class_objectness = False  # True: with one class a score is the objectness
     class_margin = 0.99999  # keeps the initial class bias finite where there is one class
     anchors: Tensor
 
@@ -50,6 +52,7 @@ class AnchorHead(nn.Module):
         self.num_classes, self.extra, self.strides = num_classes, extra, tuple(strides)
         pixels = torch.tensor(anchors, dtype=torch.float32)
         self.register_buffer("anchors", pixels / torch.tensor(self.strides, dtype=torch.float32)[:, None, None])
+        self._format: tuple[tuple[int, int], HeadFormat] | None = None
         self.per_cell = pixels.shape[1]
         self.columns = 5 + num_classes + extra
         self.m = nn.ModuleList(nn.Conv2d(c, self.per_cell * self.columns, 1) for c in c_in)
@@ -97,6 +100,18 @@ class AnchorHead(nn.Module):
             scores.append(score.sigmoid().flatten(1, 3))
             extras.append(extra.flatten(1, 3))
         return torch.cat(boxes, 1), torch.cat(scores, 1), torch.cat(extras, 1)
+
+    def head_maps(self, raw: AnchorRaw) -> HeadMaps:
+        """Views of the maps; of the anchors, which come with the weights, a copy for as long as they stay the same."""
+        version = (self.anchors.data_ptr(), self.anchors._version)
+        if self._format is None or self._format[0] != version:
+            pixels = self.anchors.float() * torch.tensor(self.strides, device=self.anchors.device)[:, None, None]
+            anchors = tuple(tuple((w, h) for w, h in level) for level in pixels.tolist())
+            self._format = version, HeadFormat("anchors", self.strides, anchors=anchors)
+        alone = self.single_class_objectness and self.num_classes == 1
+        levels = [level.unflatten(1, (self.per_cell, self.columns)) for level in raw.logits[: len(self.strides)]]
+        logits = [level[:, :, 4:5] if alone else level[:, :, 5 : 5 + self.num_classes] for level in levels]
+        return HeadMaps(logits, [level[:, :, : 4 if alone else 5] for level in levels], self._format[1])
 
     def decode(self, raw: AnchorRaw) -> tuple[Tensor, Tensor]:
         """Boxes [B, A, 4] xyxy in input pixels, not clipped, and scores [B, A, C]: objectness times class; float32."""

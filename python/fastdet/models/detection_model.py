@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fastdet.models.fuse import fuse
-from fastdet.models.heads import top_detections
+from fastdet.models.heads import HeadMaps, top_detections
 from fastdet.models.model_spec import ModelSpec, default_names
 from fastdet.ops import Kept
 
@@ -34,6 +34,10 @@ class DetectionModel(nn.Module):
     def head_prefix(self) -> str | tuple[str, ...]:
         """What the state-dict keys of the head begin with; everything else does not know the number of classes."""
         return "head."
+
+    def head_maps(self, raw: Any) -> HeadMaps | None:
+        """``raw`` as ``ops.detect`` and ``ops.decode_boxes`` take it, or None where only ``decode`` knows its form."""
+        return None
 
     def decode(self, raw: Any) -> tuple[Tensor, Tensor]:
         """Boxes [B, A, 4] xyxy in input pixels, not clipped, and scores [B, A, C] in [0, 1]; float32."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fastdet.models.blocks import ConvNormAct
 from fastdet.models.heads import (
+    HeadMaps,
     RawHead,
     distances_to_boxes,
     expected_distances,
@@ -24,6 +25,7 @@ from fastdet.models.heads import (
     xyxy_to_cxcywh,
 )
 from fastdet.models.keys import shape_of
+from fastdet.ops import HeadFormat
 
 
 def branch(c_in: int, middle: int, c_out: int, *, groups: int = 1) -> nn.Sequential:
@@ -91,6 +93,7 @@ class DistanceHead(nn.Module):
     ):
         super().__init__()
         self.num_classes, self.reg_max, self.strides = num_classes, reg_max, tuple(strides)
+        self.format = HeadFormat("dfl" if reg_max > 1 else "distance", self.strides)
         self.box_groups, self.box_start, self.class_limit, self.class_width = (
             box_groups, box_start, class_limit, class_width,
         )  # fmt: skip
@@ -131,6 +134,10 @@ class DistanceHead(nn.Module):
     def scores(self, raw: RawHead) -> Tensor:
         """Scores [B, A, C] in [0, 1], float32."""
         return flatten_levels(raw.cls_logits).float().sigmoid()
+
+    def head_maps(self, raw: RawHead) -> HeadMaps:
+        """The maps as they are."""
+        return HeadMaps(list(raw.cls_logits), list(raw.reg_logits), self.format)
 
     def decode(self, raw: RawHead) -> tuple[Tensor, Tensor]:
         """Boxes [B, A, 4] xyxy in input pixels, not clipped, and scores [B, A, C] in [0, 1]; float32."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fastdet.models.detection_model import DetectionModel
 from fastdet.models.graph import Graph, Row
+from fastdet.models.heads import HeadMaps
 from fastdet.models.keys import KeyMap, shape_of
 from fastdet.models.model_spec import ModelSpec
 from fastdet.models.refine import set_attributes
@@ -121,6 +122,11 @@ class GraphModel(DetectionModel):
         """The parts of ``raw`` by name, with one tensor per level; for a look inside."""
         named = getattr(self.head, "named_maps", None)
         return raw._asdict() if named is None else named(raw)
+
+    def head_maps(self, raw: Any) -> HeadMaps | None:
+        """See DetectionModel; the head tells, where it does."""
+        maps = getattr(self.head, "head_maps", None)
+        return None if maps is None else maps(raw)
 
     def decode(self, raw: Any) -> tuple[Tensor, Tensor]:
         """Boxes [B, A, 4] xyxy in input pixels, not clipped, and scores [B, A, C]; float32, finest level first."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastdet.ops import Kept, topk_detections
+from fastdet.ops import HeadFormat, Kept, topk_detections
 
 
 class RawHead(NamedTuple):
@@ -56,6 +56,15 @@ class ClassLogits(NamedTuple):
     """What a classifier returns. logits: [B, C], before the softmax."""
 
     logits: Tensor
+
+
+class HeadMaps(NamedTuple):
+    """What ``ops.detect`` and ``ops.decode_boxes`` take: maps of logits and of box codes per level, views of what the
+    head gave, and how the codes are to be read."""
+
+    logits: list[Tensor]
+    codes: list[Tensor]
+    head: HeadFormat
 
 
 class Targets(NamedTuple):

@@ -25,6 +25,8 @@ class PlainHead(AnchorHead):
         strides = torch.tensor(self.strides, dtype=torch.float32)[:, None, None]
         self.register_buffer("anchor_grid", (self.anchors * strides)[:, None, :, None, None])
 
+    single_class_objectness = True
+
     def decode(self, raw: AnchorRaw) -> tuple[Tensor, Tensor]:
         """Boxes [B, A, 4] xyxy in input pixels, not clipped, and scores [B, A, C]; float32.
 

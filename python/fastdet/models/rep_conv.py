@@ -169,8 +169,8 @@ class RepConv2d(nn.Module):
         return y + residual if residual is not None and not self.add_first else y
 
     def _plain(self, x: Tensor, residual: Tensor | None) -> bool:
-        """Whether torch's own operators should run: someone is tracing, or wants gradients, or autocast is on."""
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        """Whether torch's own operators should run: tracing, only shapes (meta), gradients wanted, or autocast."""
+        if x.device.type == "meta" or torch.compiler.is_compiling() or torch.jit.is_tracing():
             return True
         given = (x, self.weight, self.bias, residual)
         if torch.is_grad_enabled() and any(a is not None and a.requires_grad for a in given):

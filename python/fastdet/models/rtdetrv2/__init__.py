@@ -15,6 +15,7 @@ from fastdet.models.heads import Targets
 from fastdet.models.rtdetrv2.backbone import PResNet
 from fastdet.models.rtdetrv2.decoder import Prediction, RtDetrDecoder
 from fastdet.models.rtdetrv2.denoising import DenoisingGroups, DenoisingRandom, denoising_groups, draw_random
+from fastdet.models.rtdetrv2.deploy import deploy_convolutions
 from fastdet.models.rtdetrv2.encoder import HybridEncoder
 from fastdet.models.rtdetrv2.huggingface import huggingface_spec
 from fastdet.models.rtdetrv2.keys import is_huggingface, key_map, layout, to_huggingface
@@ -144,10 +145,16 @@ class RtDetr(DetectionModel):
         return {"logits": (raw.logits,), "boxes_norm": (raw.boxes_norm,)}
 
     def fuse(self, *, batch_norm: bool = True) -> RtDetr:
-        """Turn into the deployed graph; on the CPU also into channels_last, in which all convolutions then run."""
+        """Turn into the deployed graph; see ``fastdet.models.fuse.fuse``.
+
+        Unless BatchNorms are to stay, every convolution then does what follows it (activation, sum) in its own pass;
+        and on the CPU the weights are channels_last, which all of them then work in.
+        """
         super().fuse(batch_norm=batch_norm)
-        if batch_norm and next(self.parameters()).device.type == "cpu":
-            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if batch_norm:
+            deploy_convolutions(self)
+            if next(self.parameters()).device.type == "cpu":
+                self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self
 
     def decode(self, raw: RawDetr) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastdet.models.blocks import ConvNormAct
+from fastdet.models.rep_conv import RepConv2d
 
 # Norms of the whole family: eps 1e-5, and torch's own momentum.
 ConvNorm = partial(ConvNormAct, eps=1e-5, momentum=0.1)
@@ -53,10 +54,17 @@ class Shortcut(nn.Module):
         return self.conv(self.pool(x))
 
 
+def add_and_relu(conv: nn.Module, x: Tensor, residual: Tensor) -> Tensor:
+    """ReLU(conv(x) + residual); a deployed ``conv`` does all of it in one pass."""
+    if isinstance(conv, RepConv2d):
+        return conv(x, residual)
+    return (conv(x) + residual).relu_()
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions; c_out = ``width``. The first block of a stage has a projected shortcut."""
 
-    expansion = 1
+    expansion, last = 1, "conv2"
 
     def __init__(self, c_in: int, width: int, *, stride: int, first: bool):
         super().__init__()
@@ -67,13 +75,13 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, c_in, H, W] -> [B, c_out, H / stride, W / stride]."""
-        return (self.conv2(self.conv1(x)) + self.shortcut(x)).relu_()
+        return add_and_relu(self.conv2, self.conv1(x), self.shortcut(x))
 
 
 class Bottleneck(nn.Module):
     """1x1 to ``width``, 3x3 (which has the stride), 1x1 to c_out = 4 ``width``."""
 
-    expansion = EXPANSION
+    expansion, last = EXPANSION, "conv3"
 
     def __init__(self, c_in: int, width: int, *, stride: int, first: bool):
         super().__init__()
@@ -85,7 +93,7 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, c_in, H, W] -> [B, c_out, H / stride, W / stride]."""
-        return (self.conv3(self.conv2(self.conv1(x))) + self.shortcut(x)).relu_()
+        return add_and_relu(self.conv3, self.conv2(self.conv1(x)), self.shortcut(x))
 
 
 class PResNet(nn.Module):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,12 +49,7 @@ class Bridge:
         subclass). A call on plain tensors does not, and saves some microseconds."""
         if torch.compiler.is_compiling():
             return _any_tensor(args)
-        watched = (
-            torch._C._len_torch_dispatch_stack() > 0
-            or torch._C._functorch.peek_interpreter_stack() is not None
-            or torch._C._get_tracing_state() is not None
-        )
-        grad = torch.is_grad_enabled()
+        watched, grad = _watched(), torch.is_grad_enabled()
         for a in args:
             for x in a if isinstance(a, (list, tuple)) else (a,):
                 if isinstance(x, torch.Tensor) and (watched or type(x) not in _PLAIN or (grad and x.requires_grad)):
@@ -64,6 +60,8 @@ class Bridge:
     def call(op: Op, args: tuple[Any, ...]) -> Any:
         if op.backward is None:
             args = tuple(_without_grad(op, a) for a in args)
+        elif _plain_gradients(args):
+            return _function_of(op).apply(*args)
         return getattr(torch.ops.fastdet, op.name).default(*args)
 
     @staticmethod
@@ -74,6 +72,40 @@ class Bridge:
     @staticmethod
     def from_numpy(a: np.ndarray, device: torch.device) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(a)).to(device)
+
+
+def _watched() -> bool:
+    """Whether something wants to see every operator that is called: a mode, a transformation, a trace."""
+    return (
+        torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._get_tracing_state() is not None
+    )
+
+
+def _plain_gradients(args: tuple[Any, ...]) -> bool:
+    """Whether a call needs autograd and nothing else of torch: plain tensors, nobody watching."""
+    if torch.compiler.is_compiling() or _watched():
+        return False
+    lists = any(isinstance(a, (list, tuple)) and _any_tensor((a,)) for a in args)
+    return not lists and all(type(a) in _PLAIN for a in args if isinstance(a, torch.Tensor))
+
+
+@functools.cache
+def _function_of(op: Op) -> type[torch.autograd.Function]:
+    """``op`` for autograd alone. torch.library's own way there costs tens of microseconds for each call, more with
+    every argument, because it reads the schema anew."""
+
+    def forward(ctx: Any, *args: Any) -> Any:
+        output = op.run(*args)
+        op.setup_context(ctx, args, output)
+        return output
+
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return op.backward(ctx, *grads)  # type: ignore[misc]
+
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    return type(op.name, (torch.autograd.Function,), methods)
 
 
 def _any_tensor(args: tuple[Any, ...]) -> bool:

@@ -244,7 +244,7 @@ def test_load_by_name_says_that_weights_are_random():
         ("something", "there are default, damo-yolo-t"),
         ("missing.safetensors", "missing.safetensors"),
         ("missing.pth", "missing.pth"),
-        ("folder/", "must be a file ending in"),
+        ("folder/", "is a folder; give the file"),
     ],
 )
 def test_load_of_nothing(tmp_path, monkeypatch, source, message):

@@ -64,12 +64,13 @@ fuzz: install ## readers of weight files under random input: make fuzz FUZZ=opco
 	-$(PIP) install -q --only-binary :all: atheris
 	for target in $(FUZZ); do $(BIN)/python tests/fuzz/run.py $$target --seconds $(SECONDS) || exit 1; done
 
-# Header-only libraries of the fused convolution. Their wheels' own requirements are for running, not for compiling.
-HEADERS := nvidia-cutlass==4.2.0.0 nvidia-cudnn-frontend==1.14.1 nvidia-cudnn-cu13==9.28.*
-.venv/headers: .venv/tools
+# Header-only libraries of the fused convolution. Their wheels' own requirements are for running, not for compiling. cuDNN's
+# header comes in a wheel of 500 MB, and what needs it is code of the host: make cuda-check CUDNN=1 fetches it.
+HEADERS := nvidia-cutlass==4.2.0.0 $(if $(CUDNN),nvidia-cudnn-frontend==1.14.1 nvidia-cudnn-cu13==9.28.*)
+.venv/headers$(CUDNN): .venv/tools
 	$(PIP) install -q --no-deps $(HEADERS) && touch $@ || echo "cuda-check: $(HEADERS) could not be installed"
 
-cuda-check: install .venv/headers ## compile every kernel for every GPU target: no warnings, no unexplained spills
+cuda-check: install .venv/headers$(CUDNN) ## compile every kernel for every GPU target: no warnings, no unexplained spills
 	$(BIN)/python tests/native/cuda_check.py $(ARGS)
 
 package-check: .venv/tools ## sdist, wheel from the sdist in a clean environment, its contents and size

@@ -10,13 +10,13 @@
 #include "core/launch.h"
 #include "ops/aligned_ota/aligned_ota.h"
 #include "ops/box_iou/box_iou.h"
-#include "ops/decode/decode.h"
 #include "ops/box_iou_loss/box_iou_loss.h"
+#include "ops/decode/decode.h"
 #include "ops/letterbox/letterbox.h"
 #include "ops/ms_deform_attn/ms_deform_attn.h"
 #include "ops/nms/nms.h"
-#include "ops/topk_detections/topk_detections.h"
 #include "ops/rep_conv/rep_conv.h"
+#include "ops/topk_detections/topk_detections.h"
 
 namespace fastdet {
 namespace {

@@ -40,11 +40,11 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
   bindings::bind_device_array(module);
   bindings::bind_aligned_ota(module);
   bindings::bind_box_iou(module);
-  bindings::bind_decode(module);
   bindings::bind_box_iou_loss(module);
+  bindings::bind_decode(module);
   bindings::bind_letterbox(module);
   bindings::bind_ms_deform_attn(module);
   bindings::bind_nms(module);
-  bindings::bind_topk_detections(module);
   bindings::bind_rep_conv(module);
+  bindings::bind_topk_detections(module);
 }

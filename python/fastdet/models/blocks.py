@@ -65,6 +65,8 @@ class ConvNormAct(nn.Module):
         if batch_norm and isinstance(self.bn, nn.BatchNorm2d):
             self.conv = fold_conv_bn(self.conv, self.bn)
             self.bn = nn.Identity()
+            if isinstance(self.act, nn.SiLU):
+                self.act.inplace = True  # nobody else has what the convolution gave
 
 
 class Concat(nn.Module):

@@ -27,6 +27,14 @@
 #endif
 #endif
 
+// FD_INLINE_LAMBDA: behind a lambda's parameters, for the same reason: left out of line, it would have the baseline's
+// instructions.
+#if defined(__GNUC__) && !defined(__CUDACC__)
+#define FD_INLINE_LAMBDA __attribute__((always_inline))
+#else
+#define FD_INLINE_LAMBDA
+#endif
+
 #if defined(_MSC_VER)
 #define FD_RESTRICT __restrict
 #else

@@ -57,7 +57,7 @@ void ms_deform_attn_check(const char* op, const MsDeformAttnParams& params, bool
 void ms_deform_attn_cpu(const MsDeformAttnParams& params);
 void ms_deform_attn_cuda(const MsDeformAttnParams& params, Stream stream);  // one launch
 
-// 16 + 16 bytes per sample and up to 8 per token and head where grad_value is wanted; more for 16-bit arrays.
+// Up to 40 bytes per sample (76 in float64) and 8 per token and head where grad_value is wanted; more for 16-bit arrays.
 std::size_t ms_deform_attn_backward_cpu_workspace_bytes(const MsDeformAttnParams& params);
 void ms_deform_attn_backward_cpu(const MsDeformAttnParams& params);
 std::size_t ms_deform_attn_backward_cuda_workspace_bytes(const MsDeformAttnParams& params);

@@ -2,6 +2,7 @@
 // Three steps: rows (locations, weights; notes for the third), lists (samples of each image and head by cell), values (each token
 // sums the samples of the four cells around it). No two threads write to one place, and every sum has one order.
 #include <algorithm>
+#include <cstring>
 #include <type_traits>
 
 #include "core/dispatch.h"
@@ -17,60 +18,64 @@ template <typename A>
 struct Backward {
   const MsDeformAttnParams& p;
   const SampleTable<A>& table;
-  const ValueLists<A> lists;
+  const HostLayout<A> lists;
   const A* grad_out;  // [B, Q, M D]
 };
 
-// Dots of a gradient with the four pixels of each sample.
+// Dots of a gradient with the four pixels of each sample, as the last four partial sums.
 template <typename A>
 struct Dots {
-  A corner[4][kMaxSamples];
+  A corner[4][kMaxSamples][4];
+
+  FD_HD A at(int c, int t) const { return (corner[c][t][0] + corner[c][t][2]) + (corner[c][t][1] + corner[c][t][3]); }
 };
 
-// Halves kWidth partial sums down to 4, in place.
-template <int kWidth, typename A>
-FD_HD void halve(A* sums) {
-  if constexpr (kWidth > 4) {
-    for (int i = 0; i < kWidth / 2; ++i) sums[i] += sums[i + kWidth / 2];
-    halve<kWidth / 2>(sums);
-  }
+// Halves 32 partial sums down to 4.
+template <typename A>
+FD_HD void halve(A* sums, A* last) {
+  for (int i = 0; i < 16; ++i) sums[i] += sums[i + 16];
+  for (int i = 0; i < 8; ++i) sums[i] += sums[i + 8];
+  for (int i = 0; i < 4; ++i) last[i] = sums[i] + sums[i + 4];
 }
 
-// kWidth adjacent channels.
-template <int kWidth, typename T, typename A>
+// Eight numbers in a register or two; GCC and clang know it, and lower it where there is no such register.
+template <typename A>
+struct Eight {
+  typedef A Vector __attribute__((vector_size(8 * sizeof(A))));
+  typedef A Low __attribute__((vector_size(4 * sizeof(A))));
+};
+
+template <typename A, typename T>
+FD_HD void load_eight(const T* from, typename Eight<A>::Vector* to) {
+  A numbers[8];
+  for (int i = 0; i < 8; ++i) numbers[i] = widen(from[i]);
+  memcpy(to, numbers, sizeof(numbers));
+}
+
+// 32 adjacent channels: left to itself, the compiler takes partial sums apart one by one.
+template <typename T, typename A>
 FD_HD void dot_samples(const A* FD_RESTRICT grad, const T* FD_RESTRICT head, std::int64_t token_stride, const Row<A>& row, int n,
                        Dots<A>* FD_RESTRICT dots) {
-  constexpr int kHalf = kWidth / 2;
+  using Vector = typename Eight<A>::Vector;
+  using Low = typename Eight<A>::Low;
+  Vector g[4];
+  for (int i = 0; i < 4; ++i) load_eight<A>(grad + 8 * i, &g[i]);
   for (int t = 0; t < n; ++t) {
     for (int c = 0; c < 4; ++c) {
       const T* const v = pixel(head, token_stride, row.token[c][t]);
-      A sums[kHalf];
-      for (int d = 0; d < kHalf; ++d) sums[d] = grad[d] * widen(v[d]) + grad[d + kHalf] * widen(v[d + kHalf]);
-      halve<kHalf>(sums);
-      dots->corner[c][t] = (sums[0] + sums[2]) + (sums[1] + sums[3]);
+      Vector v0, v1, v2, v3;
+      load_eight<A>(v, &v0), load_eight<A>(v + 8, &v1), load_eight<A>(v + 16, &v2), load_eight<A>(v + 24, &v3);
+      const Vector sums = (g[0] * v0 + g[2] * v2) + (g[1] * v1 + g[3] * v3);
+      Low low, high;
+      memcpy(&low, &sums, sizeof(low));
+      memcpy(&high, reinterpret_cast<const char*>(&sums) + sizeof(low), sizeof(high));
+      const Low last = low + high;
+      memcpy(dots->corner[c][t], &last, sizeof(last));
     }
   }
 }
 
-// The same for a multiple of kDotWidth channels.
-template <typename T, typename A>
-FD_HD void dot_samples_wide(const A* FD_RESTRICT grad, const T* FD_RESTRICT head, std::int64_t token_stride,
-                            std::int64_t channels, const Row<A>& row, int n, Dots<A>* FD_RESTRICT dots) {
-  for (int t = 0; t < n; ++t) {
-    for (int c = 0; c < 4; ++c) {
-      A sums[kDotWidth] = {};
-      const std::int32_t token = row.token[c][t];
-      const T* v = pixel(head, token_stride, token);
-      const std::int64_t step = token < 0 ? 0 : kDotWidth;
-      for (std::int64_t first = 0; first < channels; first += kDotWidth, v += step) {
-        for (int d = 0; d < kDotWidth; ++d) sums[d] += grad[first + d] * widen(v[d]);
-      }
-      halve<kDotWidth>(sums);
-      dots->corner[c][t] = (sums[0] + sums[2]) + (sums[1] + sums[3]);
-    }
-  }
-}
-
+// Any number of channels at any stride.
 template <typename T, typename A>
 FD_HD void dot_samples_strided(const A* grad, const T* head, std::int64_t token_stride, std::int64_t channel_stride,
                                std::int64_t channels, const Row<A>& row, int n, Dots<A>* dots) {
@@ -78,12 +83,13 @@ FD_HD void dot_samples_strided(const A* grad, const T* head, std::int64_t token_
     for (int c = 0; c < 4; ++c) {
       A sums[kDotWidth] = {};
       if (const std::int32_t token = row.token[c][t]; token >= 0) {
-        for (std::int64_t d = 0; d < channels; ++d) {
-          sums[d % kDotWidth] += grad[d] * static_cast<A>(widen(head[token * token_stride + d * channel_stride]));
+        const T* const v = head + token * token_stride;
+        for (std::int64_t first = 0; first < channels; first += kDotWidth) {
+          const int width = static_cast<int>(std::min<std::int64_t>(kDotWidth, channels - first));
+          for (int d = 0; d < width; ++d) sums[d] += grad[first + d] * static_cast<A>(widen(v[(first + d) * channel_stride]));
         }
       }
-      halve<kDotWidth>(sums);
-      dots->corner[c][t] = (sums[0] + sums[2]) + (sums[1] + sums[3]);
+      halve(sums, dots->corner[c][t]);
     }
   }
 }
@@ -94,10 +100,7 @@ FD_HD void dot_row(const Backward<A>& work, const A* grad, std::int64_t b, std::
   const T* const head = v.as<const T>() + b * v.stride[0] + m * v.stride[2];
   const std::int64_t channels = work.p.channels();
   const int n = work.table.samples;
-  const bool adjacent = v.stride[3] == 1;
-  if (adjacent && channels == 32) return dot_samples<32>(grad, head, v.stride[1], row, n, dots);
-  if (adjacent && channels == 8) return dot_samples<8>(grad, head, v.stride[1], row, n, dots);
-  if (adjacent && channels % kDotWidth == 0) return dot_samples_wide(grad, head, v.stride[1], channels, row, n, dots);
+  if (v.stride[3] == 1 && channels == 32) return dot_samples(grad, head, v.stride[1], row, n, dots);
   dot_samples_strided(grad, head, v.stride[1], v.stride[3], channels, row, n, dots);
 }
 
@@ -108,8 +111,8 @@ FD_HD void differentiate_row(const Backward<A>& work, const Dots<A>& dots, Row<A
   const SampleTable<A>& table = work.table;
   for (int step = 0; step < table.samples; step += kStep) {
     for (int t = step; t < step + kStep; ++t) {
-      const A d0 = row->token[0][t] < 0 ? A(0) : dots.corner[0][t], d1 = row->token[1][t] < 0 ? A(0) : dots.corner[1][t];
-      const A d2 = row->token[2][t] < 0 ? A(0) : dots.corner[2][t], d3 = row->token[3][t] < 0 ? A(0) : dots.corner[3][t];
+      const A d0 = row->token[0][t] < 0 ? A(0) : dots.at(0, t), d1 = row->token[1][t] < 0 ? A(0) : dots.at(1, t);
+      const A d2 = row->token[2][t] < 0 ? A(0) : dots.at(2, t), d3 = row->token[3][t] < 0 ? A(0) : dots.at(3, t);
       const bool moves = !discrete & (row->cell[t] >= 0);
       const SampleGradient<A> g =
           sample_gradient(row->weight[t], row->fx[t], row->fy[t], table.width[t], table.height[t], d0, d1, d2, d3, moves);
@@ -153,7 +156,13 @@ FD_HD void backward_rows(const Backward<A>& work, std::int64_t begin, std::int64
   const int n = work.table.samples;
   const bool dots_wanted = p.grad_locations != nullptr || p.grad_weights != nullptr;
   Dots<A> dots;
-  for_rows<T>(p, work.table, begin, end, [&](std::int64_t i, RowPlace place, Row<A>& row) {
+  Row<A> rows[2];
+  for (std::int64_t next = begin; next <= end; ++next) {
+    if (next < end) prepare_row<T>(p, work.table, next, &rows[next & 1]);
+    if (next == begin) continue;
+    const std::int64_t i = next - 1;
+    Row<A>& row = rows[i & 1];
+    const RowPlace place = row_place(p, i);
     if (p.grad_value != nullptr) {
       const std::int64_t at = (place.b * p.heads() + place.m) * work.lists.per_head + place.q * n;
       for (int t = 0; t < n; ++t) {
@@ -161,23 +170,24 @@ FD_HD void backward_rows(const Backward<A>& work, std::int64_t begin, std::int64
         work.lists.cell[at + t] = row.cell[t];
       }
     }
-    if (!dots_wanted) return;
+    if (!dots_wanted) continue;
     for (int t = n; t % kStep != 0; ++t) {
-      for (int c = 0; c < 4; ++c) dots.corner[c][t] = A(0);
+      for (int c = 0; c < 4; ++c) memset(dots.corner[c][t], 0, sizeof(dots.corner[c][t]));
     }
     dot_row<T>(work, work.grad_out + i * p.channels(), place.b, place.m, row, &dots);
     differentiate_row(work, dots, &row);
     store_row(p, i * n, n, row);
-  });
+  }
 }
 
 // Counting sort of the samples of one image and head by cell; equal cells keep the order of samples.
 template <typename A>
 void sort_head(const Backward<A>& work, std::int64_t head) {
-  const ValueLists<A>& lists = work.lists;
+  const HostLayout<A>& lists = work.lists;
   const std::int64_t samples = work.table.samples;
+  const Taps<A>* const taps = lists.taps + head * lists.per_head;
   const std::int32_t* const cell = lists.cell + head * lists.per_head;
-  Entry* const list = lists.list + head * lists.per_head;
+  ListedTaps<A>* const list = lists.list + head * lists.per_head;
   std::int32_t* const ends = lists.ends + head * lists.max_cells;
   std::fill(ends, ends + work.table.cells, 0);
   for (std::int64_t i = 0; i < lists.per_head; ++i) {
@@ -191,65 +201,93 @@ void sort_head(const Backward<A>& work, std::int64_t head) {
   }
   for (std::int64_t q = 0, i = 0; q < work.p.queries(); ++q) {
     for (std::int64_t t = 0; t < samples; ++t, ++i) {
-      if (cell[i] >= 0) list[ends[cell[i]]++] = {static_cast<std::int32_t>(i), static_cast<std::int32_t>(q)};
+      if (cell[i] >= 0) list[ends[cell[i]]++] = {taps[i], static_cast<std::int32_t>(q)};
     }
   }
 }
 
-// The lists of two adjacent cells, one behind the other: those left of a token, then those above it or its own.
+// The lists of two adjacent cells lie one behind the other; `middle` is where the second begins.
+template <typename A>
 struct CellPair {
-  const Entry *begin, *middle, *end;
+  const ListedTaps<A>* begin;
+  std::int64_t middle, size;
 };
 
-// Sums of one token and head, kWidth channels: the samples that have it as corner 3, 2, 1, 0, in this order.
-template <int kWidth, typename T, typename A>
-FD_HD void sum_token(const CellPair& above, const CellPair& beside, const Taps<A>* FD_RESTRICT taps, const A* FD_RESTRICT grad,
-                     std::int64_t grad_stride, T* FD_RESTRICT out) {
-  A sums[kWidth] = {};
-  for (const CellPair* pair : {&above, &beside}) {
-    const int corner = pair == &above ? 2 : 0;
-    for (const Entry* entry = pair->begin; entry < pair->end; ++entry) {
-      const A tap = taps[entry->sample].corner[corner + (entry < pair->middle ? 1 : 0)];
-      const A* const g = grad + entry->query * grad_stride;
-      for (int d = 0; d < kWidth; ++d) sums[d] += tap * g[d];
-    }
+// Calls add(tap, gradient) for the samples that have the token as corner 3, 2, 1, 0, in this order. One loop, since its end is
+// what a processor guesses wrong.
+template <typename A, typename Add>
+FD_HD void for_samples(const CellPair<A>& above, const CellPair<A>& beside, const A* grad, std::int64_t grad_stride,
+                       const Add& add) {
+  for (std::int64_t i = 0; i < above.size + beside.size; ++i) {
+    const bool first = i < above.size;
+    const std::int64_t at = first ? i : i - above.size;
+    const ListedTaps<A>& listed = (first ? above.begin : beside.begin)[at];
+    const std::int64_t corner = (first ? 2 : 0) + (at < (first ? above.middle : beside.middle) ? 1 : 0);
+    add(listed.taps.corner[corner], grad + listed.query * grad_stride);
   }
-  for (int d = 0; d < kWidth; ++d) out[d] = narrow<T>(sums[d]);
+}
+
+// Sums of one token and head: 8 kVectors channels.
+template <int kVectors, typename T, typename A>
+FD_HD void sum_token(const CellPair<A>& above, const CellPair<A>& beside, const A* FD_RESTRICT grad, std::int64_t grad_stride,
+                     T* FD_RESTRICT out) {
+  typename Eight<A>::Vector sums[kVectors] = {};
+  for_samples(above, beside, grad, grad_stride, [&](A tap, const A* g) FD_INLINE_LAMBDA {
+    for (int i = 0; i < kVectors; ++i) {
+      typename Eight<A>::Vector factor;
+      memcpy(&factor, g + 8 * i, sizeof(factor));
+      sums[i] += tap * factor;
+    }
+  });
+  for (int i = 0; i < kVectors; ++i) {
+    A numbers[8];
+    memcpy(numbers, &sums[i], sizeof(numbers));
+    for (int d = 0; d < 8; ++d) out[8 * i + d] = narrow<T>(numbers[d]);
+  }
+}
+
+template <typename T, typename A>
+FD_HD void sum_channel(const CellPair<A>& above, const CellPair<A>& beside, const A* grad, std::int64_t grad_stride, T* out) {
+  A sum = A(0);
+  for_samples(above, beside, grad, grad_stride, [&](A tap, const A* g) FD_INLINE_LAMBDA { sum += tap * *g; });
+  *out = narrow<T>(sum);
 }
 
 template <typename T, typename A>
 FD_HD void sum_level(const Backward<A>& work, std::int64_t b, std::int64_t m, int level, std::int64_t begin, std::int64_t end) {
   const MsDeformAttnParams& p = work.p;
-  const ValueLists<A>& lists = work.lists;
+  const HostLayout<A>& lists = work.lists;
   const Level size = work.table.numbers[level].level;
   const std::int64_t head = b * p.heads() + m, channels = p.channels(), row_cells = size.width + 1;
-  const Entry* const list = lists.list + head * lists.per_head;
+  const ListedTaps<A>* const list = lists.list + head * lists.per_head;
   const std::int32_t* const ends = lists.ends + head * lists.max_cells;
   const std::int64_t grad_stride = p.heads() * channels;
   const A* const grad = work.grad_out + (b * p.queries() * p.heads() + m) * channels;
-  const Taps<A>* const taps = lists.taps + head * lists.per_head;
   std::int64_t y = (begin - size.start) / size.width, x = (begin - size.start) % size.width;
   for (std::int64_t token = begin; token < end; ++token) {
     const std::int64_t cell = work.table.first_cell[level] + (y + 1) * row_cells + x + 1;  // of corner 0
     const std::int64_t over = cell - row_cells;
-    CellPair above = {list + (over < 2 ? 0 : ends[over - 2]), list + ends[over - 1], list + ends[over]};
-    CellPair beside = {list + ends[cell - 2], list + ends[cell - 1], list + ends[cell]};
-    if (p.discrete) above.end = above.begin, beside.begin = beside.middle;
+    const std::int64_t first_above = over < 2 ? 0 : ends[over - 2], first_beside = ends[cell - 2];
+    CellPair<A> above = {list + first_above, ends[over - 1] - first_above, ends[over] - first_above};
+    CellPair<A> beside = {list + first_beside, ends[cell - 1] - first_beside, ends[cell] - first_beside};
+    if (p.discrete) above.size = 0, beside = {list + ends[cell - 1], 0, ends[cell] - ends[cell - 1]};
     T* const out = static_cast<T*>(p.grad_value) + ((b * p.tokens() + token) * p.heads() + m) * channels;
     std::int64_t d = 0;
-    for (; channels - d >= 32; d += 32) sum_token<32>(above, beside, taps, grad + d, grad_stride, out + d);
-    for (; channels - d >= 8; d += 8) sum_token<8>(above, beside, taps, grad + d, grad_stride, out + d);
-    for (; d < channels; ++d) sum_token<1>(above, beside, taps, grad + d, grad_stride, out + d);
+    for (; channels - d >= 32; d += 32) sum_token<4>(above, beside, grad + d, grad_stride, out + d);
+    for (; channels - d >= 8; d += 8) sum_token<1>(above, beside, grad + d, grad_stride, out + d);
+    for (; d < channels; ++d) sum_channel(above, beside, grad + d, grad_stride, out + d);
     if (++x == size.width) x = 0, ++y;
   }
 }
 
+// Tokens in blocks: all heads of one before the next, so that memory is written front to back.
 template <typename T, typename A>
 FD_HD void sum_tokens(const Backward<A>& work, std::int64_t begin, std::int64_t end) {
+  constexpr std::int64_t kBlock = 64;
   const std::int64_t tokens = work.p.tokens();
   for (std::int64_t i = begin; i < end;) {
     const std::int64_t b = i / tokens, from = i % tokens;
-    const std::int64_t to = std::min(tokens, from + end - i);
+    const std::int64_t to = std::min({tokens, from + end - i, from + kBlock});
     for (int level = 0; level < work.p.levels; ++level) {
       const Level size = work.table.numbers[level].level;
       const std::int64_t first = std::max<std::int64_t>(from, size.start);
@@ -303,7 +341,7 @@ void run(const MsDeformAttnParams& p) {
   std::size_t bytes = 0;
   const HostLayout<A> layout = host_layout<A>(p, &bytes);
   const SampleTable<A> table(p);
-  const Backward<A> work{p, table, layout.lists, widened_gradient(p, layout.grad_out)};
+  const Backward<A> work{p, table, layout, widened_gradient(p, layout.grad_out)};
   const std::int64_t cost = std::max<std::int64_t>(1, p.samples() * (p.channels() + 8));
   const Step<A> rows = rows_step(p.value.dtype, A(0)), tokens = tokens_step(p.value.dtype, A(0));
   parallel_for(p.rows(), ceil_div(std::int64_t{1} << 15, cost),

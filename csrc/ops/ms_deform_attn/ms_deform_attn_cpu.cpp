@@ -52,7 +52,13 @@ FD_HD void add_samples_strided(const T* head, std::int64_t token_stride, std::in
 template <typename T, typename A>
 FD_HD void forward_rows(const MsDeformAttnParams& p, const SampleTable<A>& table, std::int64_t begin, std::int64_t end) {
   const TensorView& v = p.value;
-  for_rows<T>(p, table, begin, end, [&](std::int64_t i, RowPlace at, const Row<A>& row) {
+  Row<A> rows[2];
+  for (std::int64_t next = begin; next <= end; ++next) {
+    if (next < end) prepare_row<T>(p, table, next, &rows[next & 1]);
+    if (next == begin) continue;
+    const std::int64_t i = next - 1;
+    const Row<A>& row = rows[i & 1];
+    const RowPlace at = row_place(p, i);
     const T* head = v.as<const T>() + at.b * v.stride[0] + at.m * v.stride[2];
     T* out = static_cast<T*>(p.out) + i * p.channels();
     std::int64_t left = p.channels();
@@ -61,7 +67,7 @@ FD_HD void forward_rows(const MsDeformAttnParams& p, const SampleTable<A>& table
       for (; left >= 8; left -= 8, head += 8, out += 8) add_samples<8>(head, v.stride[1], row, table.samples, out);
     }
     add_samples_strided(head, v.stride[1], v.stride[3], row, table.samples, left, out);
-  });
+  }
 }
 
 FD_TARGET_CLONES void forward_float(const MsDeformAttnParams& p, const SampleTable<float>& table, std::int64_t begin,

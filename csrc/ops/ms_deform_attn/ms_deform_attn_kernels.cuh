@@ -9,7 +9,7 @@ namespace fastdet::ms_deform_attn {
 // Unit: one query and head. Reads its samples, four corners each; writes out [B, Q, M D]. A group issues the loads of kAhead
 // samples before it uses any. Sums in A, in the same order as on the CPU.
 template <typename T, int kLanes, bool kVector, int kAhead>
-__global__ FD_LAUNCH_BOUNDS(kThreads) void ms_deform_attn_kernel(MsDeformAttnParams p) {
+__global__ FD_LAUNCH_BOUNDS(kThreads, kBlocks) void ms_deform_attn_kernel(MsDeformAttnParams p) {
   using A = ArithmeticOf<T>;
   FD_SHARED(LevelNumbers<A>, levels, MsDeformAttnParams::kMaxLevels);
   load_levels(p, levels);
@@ -138,7 +138,8 @@ FD_D void note_sample(const MsDeformAttnParams& p, const ValueLists<A>& lists, c
 // Unit: one query and head. Writes gradients of its locations and weights (offsets and logits), and either notes for the lists of
 // grad_value or, not deterministic, adds to the sums of grad_value.
 template <typename T, int kLanes, bool kVector>
-__global__ FD_LAUNCH_BOUNDS(kThreads) void ms_deform_attn_rows_kernel(MsDeformAttnParams p, DeviceLayout<ArithmeticOf<T>> w) {
+__global__ FD_LAUNCH_BOUNDS(kThreads, kBlocks) void ms_deform_attn_rows_kernel(MsDeformAttnParams p,
+                                                                               DeviceLayout<ArithmeticOf<T>> w) {
   using A = ArithmeticOf<T>;
   FD_SHARED(LevelNumbers<A>, levels, MsDeformAttnParams::kMaxLevels);
   load_levels(p, levels);

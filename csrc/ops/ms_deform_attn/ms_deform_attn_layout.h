@@ -78,17 +78,34 @@ struct ValueLists {
   }
 };
 
+// The same on the host, where sorting moves what a list needs into it.
+template <typename A>
+struct ListedTaps {
+  Taps<A> taps;
+  std::int32_t query;
+};
+
 template <typename A>
 struct HostLayout {
-  ValueLists<A> lists;
+  Taps<A>* taps;        // [B, M, Q T]
+  std::int32_t* cell;   // [B, M, Q T], -1: reaches no pixel
+  ListedTaps<A>* list;  // [B, M, Q T]
+  std::int32_t* ends;   // [B, M, max_cells]
+  std::int64_t max_cells, per_head;
   A* grad_out;  // [B, Q, M D] widened, contiguous
 };
 
 template <typename A>
 HostLayout<A> host_layout(const MsDeformAttnParams& p, std::size_t* bytes) {
   HostLayout<A> layout;
+  layout.max_cells = max_cells(p.tokens(), p.levels);
+  layout.per_head = p.queries() * p.samples();
+  const std::int64_t heads = p.grad_value != nullptr ? p.images() * p.heads() : 0;
   Workspace workspace(p.workspace);
-  layout.lists.take(workspace, p, p.grad_value != nullptr);
+  workspace.take(&layout.taps, heads * layout.per_head);
+  workspace.take(&layout.cell, heads * layout.per_head);
+  workspace.take(&layout.list, heads * layout.per_head);
+  workspace.take(&layout.ends, heads * layout.max_cells);
   workspace.take(&layout.grad_out, p.rows() * p.channels());
   *bytes = workspace.used();
   return layout;

@@ -86,7 +86,7 @@ FD_HD void softmax(A* logits, int n) {
   }
   A sum[kSums] = {};
   for (int t = 0; t < n; ++t) sum[t % kSums] += logits[t];
-  const A inverse = A(1) / ((sum[0] + sum[2]) + (sum[1] + sum[3]));
+  const A inverse = reciprocal((sum[0] + sum[2]) + (sum[1] + sum[3]));
   for (int t = 0; t < n; ++t) logits[t] = logits[t] * inverse;
 }
 
@@ -168,19 +168,6 @@ FD_HD const T* pixel(const T* head, std::int64_t token_stride, std::int32_t toke
   return token < 0 ? reinterpret_cast<const T*>(kNoPixel) : head + token * token_stride;
 }
 
-// Asks for the pixels of a row before they are needed: the maps seldom lie in the nearest cache, and the next row's addresses are
-// known long before its turn.
-template <typename T, typename A>
-FD_HD void prefetch_row(const T* head, std::int64_t token_stride, std::int64_t channels, const Row<A>& row, int n) {
-  for (int t = 0; t < n; ++t) {
-    for (int c = 0; c < 4; ++c) {
-      const char* const line = reinterpret_cast<const char*>(pixel(head, token_stride, row.token[c][t]));
-      __builtin_prefetch(line);
-      if (channels * static_cast<std::int64_t>(sizeof(T)) > 64) __builtin_prefetch(line + 64);
-    }
-  }
-}
-
 // Index of a row in [B, Q, M].
 struct RowPlace {
   std::int64_t b, q, m;
@@ -189,21 +176,21 @@ inline RowPlace row_place(const MsDeformAttnParams& p, std::int64_t row) {
   return {row / p.heads() / p.queries(), row / p.heads() % p.queries(), row % p.heads()};
 }
 
-// Calls visit(index, place, row) for all rows of a piece, each prepared one turn ahead.
-template <typename T, typename A, typename Visit>
-FD_HD void for_rows(const MsDeformAttnParams& p, const SampleTable<A>& table, std::int64_t begin, std::int64_t end,
-                    const Visit& visit) {
-  Row<A> rows[2];
-  for (std::int64_t i = begin; i <= end; ++i) {
-    if (i < end) {
-      const RowPlace next = row_place(p, i);
-      Row<A>& row = rows[i & 1];
-      load_row(p, table, next.b, next.q, next.m, &row);
-      const TensorView& v = p.value;
-      const T* const head = v.as<const T>() + next.b * v.stride[0] + next.m * v.stride[2];
-      prefetch_row(head, v.stride[1], p.channels(), row, table.samples);
+// The samples of row i, and its pixels asked for: the maps seldom lie in the nearest cache, and a row is prepared a turn before
+// it is summed.
+template <typename T, typename A>
+FD_HD void prepare_row(const MsDeformAttnParams& p, const SampleTable<A>& table, std::int64_t i, Row<A>* row) {
+  const RowPlace at = row_place(p, i);
+  load_row(p, table, at.b, at.q, at.m, row);
+  const TensorView& v = p.value;
+  const T* const head = v.as<const T>() + at.b * v.stride[0] + at.m * v.stride[2];
+  const bool two_lines = p.channels() * static_cast<std::int64_t>(sizeof(T)) > 64;
+  for (int t = 0; t < table.samples; ++t) {
+    for (int c = 0; c < 4; ++c) {
+      const char* const line = reinterpret_cast<const char*>(pixel(head, v.stride[1], row->token[c][t]));
+      __builtin_prefetch(line);
+      if (two_lines) __builtin_prefetch(line + 64);
     }
-    if (i > begin) visit(i - 1, row_place(p, i - 1), rows[(i - 1) & 1]);
   }
 }
 

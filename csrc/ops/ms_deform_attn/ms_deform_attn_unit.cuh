@@ -11,6 +11,7 @@
 namespace fastdet::ms_deform_attn {
 
 constexpr int kThreads = 128;
+constexpr int kBlocks = 3;  // wanted on a multiprocessor: left to itself, the compiler wants more and spills
 constexpr unsigned kAllThreads = 0xffffffffu;
 
 // Four channels.
@@ -89,7 +90,7 @@ FD_D Softmax<A> row_softmax(const MsDeformAttnParams& p, const RowIndex& at, int
   }
   A sum = A(0);
   for (int t = group; t < n; t += kSums) sum += exp_exact(weight_at<A>(p, at, t) - largest);
-  return {largest, A(1) / sum_groups<kLanes>(sum)};
+  return {largest, reciprocal(sum_groups<kLanes>(sum))};
 }
 
 // One sample: where it lies and what it weighs; and what the gradients of fused inputs need.

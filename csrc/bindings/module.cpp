@@ -44,6 +44,7 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
   bindings::bind_decode(module);
   bindings::bind_letterbox(module);
   bindings::bind_ms_deform_attn(module);
+  bindings::bind_network(module);
   bindings::bind_nms(module);
   bindings::bind_rep_conv(module);
   bindings::bind_topk_detections(module);

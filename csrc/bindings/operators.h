@@ -12,6 +12,7 @@ void bind_box_iou_loss(pybind11::module_& module);
 void bind_decode(pybind11::module_& module);
 void bind_letterbox(pybind11::module_& module);
 void bind_ms_deform_attn(pybind11::module_& module);
+void bind_network(pybind11::module_& module);
 void bind_nms(pybind11::module_& module);
 void bind_rep_conv(pybind11::module_& module);
 void bind_topk_detections(pybind11::module_& module);

@@ -182,7 +182,8 @@ class C2f(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, c_in, H, W] -> [B, c_out, H, W]."""
-        parts = list(self.cv1(x).chunk(2, 1))
+        first, second = self.cv1(x).chunk(2, 1)
+        parts = [first, second]
         for unit in self.m:
             parts.append(unit(parts[-1]))
         return self.cv2(torch.cat(parts, 1))

@@ -18,11 +18,13 @@ INCLUDES = (
     (r"ops/rep_conv/rep_conv_cudnn_cuda\.cu", ("core/", "ops/{op}/", "cudnn_frontend.h")),  # headers that may be absent
     (r"ops/rep_conv/rep_conv_cutlass_cuda\.cu", ("core/", "ops/{op}/", "cutlass/")),
     (r"ops/.*", ("core/", "ops/{op}/")),
-    (r"bindings/.*", ("core/", "ops/", "bindings/", "pybind11/")),
+    (r"network/.*\.cpp", ("core/", "network/", "immintrin.h")),
+    (r"network/.*", ("core/", "network/")),
+    (r"bindings/.*", ("core/", "ops/", "network/", "bindings/", "pybind11/")),
     (r"trt/.*", ("core/", "ops/", "trt/")),
     (r"cuda_library\.cu", ("core/", "ops/", "bindings/cuda_table.h", "cuda_runtime_api.h")),
 )
-SYSTEM = ("dlfcn.h", "pthread.h", "sched.h", "unistd.h")  # POSIX, beside the C++ standard library
+SYSTEM = ("dlfcn.h", "pthread.h", "sched.h", "sys/mman.h", "unistd.h")  # POSIX, beside the C++ standard library
 COMPILER = r"__CUDACC__|__CUDA_ARCH__|__GNUC__|__clang__|_MSC_VER|__GLIBC__|__x86_64__|__aarch64__"
 ASKS_COMPILER = ("core/platform.h", "core/launch.h")  # launch.h: a launch is spelt differently under nvcc
 CUDA_TEXT = re.compile(r"\b(__global__|__device__|__shared__|__syncthreads|threadIdx|blockIdx|cudaStream_t)\b")
@@ -40,7 +42,7 @@ def includes(path: PurePath, text: str) -> list[str]:
     allowed = tuple(place.format(op=op) for place in allowed)
     faults = []
     for line, target in _matches(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', text):
-        standard = "/" not in target and (not target.endswith(".h") or target in SYSTEM)
+        standard = target in SYSTEM or not ("/" in target or target.endswith(".h"))
         if not standard and not target.startswith(allowed):
             faults.append(f"{path}:{line}: may not include {target}; allowed: {', '.join(allowed)}")
     return faults

@@ -52,8 +52,8 @@ PRINTING = ("commands/", "cli.py", "__main__.py", "progress.py")
 # Modules of `models` that belong to all families; whatever else lies there is one.
 SHARED_BY_FAMILIES = (
     "__init__ blocks c3k2_tables heads two_head anchor_head classify_head distance_head task_specs fuse graph"
-    " graph_model complexity keys model_spec detection_model checkpoint licences recognition refine registry rep_conv"
-    " unfilled"
+    " cpu_graph cpu_lowering graph_model complexity keys model_spec detection_model checkpoint licences recognition"
+    " refine registry rep_conv unfilled"
 ).split()
 FORBIDDEN_NAMES = ("utils", "misc", "helpers", "common")
 

@@ -26,7 +26,8 @@ std::shared_ptr<const nw::Weights> pack(const Floats& weight, const Floats& bias
   return nw::pack_weights(weight.data(), bias.data(), weight.shape(0), weight.shape(1), half);
 }
 
-nw::Map map_of(nw::Index place, nw::Index offset, std::array<nw::Index, 3> size, std::array<nw::Index, 3> strides, nw::Index halo, bool half) {
+nw::Map map_of(nw::Index place, nw::Index offset, std::array<nw::Index, 3> size, std::array<nw::Index, 3> strides, nw::Index halo,
+               bool half) {
   nw::Map map;
   map.place = place, map.offset = offset, map.halo = halo, map.half = half;
   map.height = size[0], map.width = size[1], map.channels = size[2];
@@ -57,7 +58,8 @@ void append_attention(Program& program, const nw::Map& qkv, const nw::Map& mixed
 void bind_network(py::module_& module) {
   py::class_<nw::Weights, std::shared_ptr<nw::Weights>>(module, "NetworkWeights");
   py::class_<nw::Map>(module, "NetworkMap")
-      .def(py::init(&map_of), py::arg("place"), py::arg("offset"), py::arg("size"), py::arg("strides"), py::arg("halo"), py::arg("half"));
+      .def(py::init(&map_of), py::arg("place"), py::arg("offset"), py::arg("size"), py::arg("strides"), py::arg("halo"),
+           py::arg("half"));
   module.def("network_unsupported", &nw::unsupported, py::arg("half"));
   module.def("network_attention_scratch", &nw::attention_scratch);
   module.def(
@@ -74,11 +76,10 @@ void bind_network(py::module_& module) {
       .def("depthwise",
            [](Program& p, const nw::Map& in, const nw::Map& out, const nw::Map* residual, std::shared_ptr<nw::Weights> w,
               std::array<nw::Index, 4> shape, int act) { append_window(p, nw::depthwise, in, out, residual, w, shape, act); })
-      .def("pool",
-           [](Program& p, const nw::Map& in, const nw::Map& out, std::array<nw::Index, 4> s, bool average) {
-             p.append(nw::pool(in, out, {s[0], s[1], s[2], s[3]}, average));
-           })
-      .def("enlarge", [](Program& p, const nw::Map& in, const nw::Map& out, nw::Index scale) { p.append(nw::enlarge(in, out, scale)); })
+      .def("pool", [](Program& p, const nw::Map& in, const nw::Map& out, std::array<nw::Index, 4> s,
+                      bool average) { p.append(nw::pool(in, out, {s[0], s[1], s[2], s[3]}, average)); })
+      .def("enlarge",
+           [](Program& p, const nw::Map& in, const nw::Map& out, nw::Index scale) { p.append(nw::enlarge(in, out, scale)); })
       .def("add", [](Program& p, const nw::Map& a, const nw::Map& b, const nw::Map& out) { p.append(nw::add(a, b, out)); })
       .def("attention", &append_attention)
       .def(

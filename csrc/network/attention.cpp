@@ -16,8 +16,8 @@ float value_at(const char* pixel, bool half, Index channel) {
   return to_float(reinterpret_cast<const BFloat16*>(pixel)[channel]);
 }
 
-// Scratch of one head: queries [positions][key_dim], keys [blocks of 32 positions][key_dim][32], values [blocks of 32 channels][positions
-// padded to 32][32].
+// Scratch of one head: queries [positions][key_dim], keys [blocks of 32 positions][key_dim][32], values [blocks of 32
+// channels][positions padded to 32][32].
 struct Parts {
   explicit Parts(Index positions, Index key_dim, Index value_dim)
       : keys(positions * key_dim),
@@ -44,7 +44,8 @@ class Pack final : public Step {
         scratch[parts.keys + (i / 32 * all_.key_dim + d) * 32 + i % 32] = value_at(pixel, qkv.half, first + all_.key_dim + d);
       }
       for (Index d = 0; d < std::min(lanes, all_.value_dim); ++d) {
-        scratch[parts.values + (d / 32 * keys_padded + i) * 32 + d % 32] = value_at(pixel, qkv.half, first + 2 * all_.key_dim + d);
+        scratch[parts.values + (d / 32 * keys_padded + i) * 32 + d % 32] =
+            value_at(pixel, qkv.half, first + 2 * all_.key_dim + d);
       }
     }
   }
@@ -70,8 +71,8 @@ class Mix final : public Step {
       const Index pixels = std::min(kMaxPixels, width - x);
       const Multiply product = multiply(pixels, 2, false);
       for (Index key = 0; key < count; key += 32) {
-        product(reinterpret_cast<const std::uint32_t*>(scratch + (y * width + x) * all_.key_dim), all_.key_dim, &zero, 1, all_.key_dim,
-                reinterpret_cast<const std::uint32_t*>(scratch + parts.keys + key * all_.key_dim), sums);
+        product(reinterpret_cast<const std::uint32_t*>(scratch + (y * width + x) * all_.key_dim), all_.key_dim, &zero, 1,
+                all_.key_dim, reinterpret_cast<const std::uint32_t*>(scratch + parts.keys + key * all_.key_dim), sums);
         for (Index m = 0; m < pixels; ++m) std::copy(sums + 32 * m, sums + 32 * (m + 1), scores.data() + m * count + key);
       }
       for (Index m = 0; m < pixels; ++m) softmax(scores.data() + m * count, positions, count);

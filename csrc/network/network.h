@@ -19,20 +19,20 @@ enum class Activation { kNone, kRelu, kSilu, kLeakyRelu };
 
 // Channels [first, first + channels) of all pixels of a buffer. Offsets and strides are in elements.
 struct Map {
-  Index place = -1;   // -1: the arena, else the number of the caller's array
-  Index offset = 0;   // bytes from there to the first channel of pixel (0, 0)
+  Index place = -1;  // -1: the arena, else the number of the caller's array
+  Index offset = 0;  // bytes from there to the first channel of pixel (0, 0)
   Index height = 0, width = 0, channels = 0;
   Index row = 0, pixel = 0;  // strides
-  Index plane = 0;    // 0, or the stride between channels where these lie one behind the other and `pixel` is 1
-  Index halo = 0;     // pixels of border on each side, at least
-  bool half = false;  // bfloat16, else float32
+  Index plane = 0;           // 0, or the stride between channels where these lie one behind the other and `pixel` is 1
+  Index halo = 0;            // pixels of border on each side, at least
+  bool half = false;         // bfloat16, else float32
 };
 
 // Weights of one convolution, in blocks of 32 (the last perhaps 16) output channels, the depth running inside a block.
 struct Weights {
   std::vector<float, std::allocator<float>> single;  // float32: [block][depth][lanes]
-  std::vector<std::uint32_t> pairs;                   // bfloat16: [block][depth / 2][lanes], two neighbours in each
-  std::vector<float> bias;                            // padded with zeros to whole blocks of 16
+  std::vector<std::uint32_t> pairs;                  // bfloat16: [block][depth / 2][lanes], two neighbours in each
+  std::vector<float> bias;                           // padded with zeros to whole blocks of 16
   Index outputs = 0, depth = 0;
 };
 

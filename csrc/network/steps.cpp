@@ -10,7 +10,7 @@
 namespace fastdet::network {
 namespace {
 
-constexpr Index kPieces = 8;             // of a step, at least, where it has as many rows
+constexpr Index kPieces = 8;              // of a step, at least, where it has as many rows
 constexpr Index kInputBytes = 256 << 10;  // that the rows of a piece read, at most
 
 Index size_of(const Map& map) { return map.half ? 2 : 4; }
@@ -244,8 +244,8 @@ class Add final : public RowStep {
   void run_rows(Index begin, Index end, const Context& context) const override {
     for (Index y = begin; y < end; ++y) {
       for (Index x = 0; x < out_.width; ++x) {
-        add_channels(pixel_at(context.at(a_), a_, y, x), pixel_at(context.at(b_), b_, y, x), pixel_at(context.at(out_), out_, y, x),
-                     out_.half, out_.channels);
+        add_channels(pixel_at(context.at(a_), a_, y, x), pixel_at(context.at(b_), b_, y, x),
+                     pixel_at(context.at(out_), out_, y, x), out_.half, out_.channels);
       }
     }
   }

@@ -8,11 +8,8 @@
 #include "core/platform.h"
 
 #if defined(FD_X86_TARGETS)
-#if !defined(__clang__)
 // GCC 12 sees uninitialised values inside its own intrinsics (GCC bug 105593).
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#endif
 #include <immintrin.h>
 
 #define FD_WIDE FD_TARGET("avx512f,avx512bw,avx512vl,avx512dq")
@@ -93,7 +90,8 @@ FD_WIDE inline void store(char* to, bool half, __mmask16 mask, __m512 value) {
   _mm256_mask_storeu_epi16(to, mask, _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
 }
 
-// e^x with a relative error below 1e-6 for |x| < 16; x is kept within +-80, where e^x and its inverse are normal numbers. NaN stays NaN.
+// e^x with a relative error below 1e-6 for |x| < 16; x is kept within +-80, where e^x and its inverse are normal numbers. NaN
+// stays NaN.
 FD_WIDE inline __m512 exponential(__m512 x) {
   const __m512 kept = _mm512_min_ps(_mm512_set1_ps(80.0f), _mm512_max_ps(_mm512_set1_ps(-80.0f), x));
   const __m512 power = _mm512_mul_ps(kept, _mm512_set1_ps(1.44269504f));
@@ -117,12 +115,9 @@ FD_WIDE inline __m512 activate(__m512 x, Activation activation) {
       const __m512 guess = _mm512_rcp14_ps(divisor);  // 14 bits, doubled by Newton's step
       return _mm512_mul_ps(x, _mm512_mul_ps(guess, _mm512_fnmadd_ps(divisor, guess, _mm512_set1_ps(2.0f))));
     }
-    case Activation::kRelu:
-      return _mm512_mask_mov_ps(x, _mm512_cmp_ps_mask(x, zero, _CMP_LT_OQ), zero);
-    case Activation::kLeakyRelu:
-      return _mm512_mask_mul_ps(x, _mm512_cmp_ps_mask(x, zero, _CMP_LT_OQ), x, _mm512_set1_ps(0.1f));
-    case Activation::kNone:
-      break;
+    case Activation::kRelu: return _mm512_mask_mov_ps(x, _mm512_cmp_ps_mask(x, zero, _CMP_LT_OQ), zero);
+    case Activation::kLeakyRelu: return _mm512_mask_mul_ps(x, _mm512_cmp_ps_mask(x, zero, _CMP_LT_OQ), x, _mm512_set1_ps(0.1f));
+    case Activation::kNone: break;
   }
   return x;
 }
@@ -148,8 +143,8 @@ FD_WIDE void finish_as(const Finish& to, const float* sums, Index pixels, Index 
 }
 
 template <bool kHalf>
-FD_WIDE void multiply_depthwise_as(const char* in, Index pixel, const Index* taps, Index tap_count, const float* weight, Index pixels,
-                                   __mmask16 mask, float* sums) {
+FD_WIDE void multiply_depthwise_as(const char* in, Index pixel, const Index* taps, Index tap_count, const float* weight,
+                                   Index pixels, __mmask16 mask, float* sums) {
   for (Index m = 0; m < pixels; ++m) {
     const char* at = in + m * pixel * size_of(kHalf);
     __m512 total = _mm512_setzero_ps();
@@ -163,8 +158,8 @@ FD_WIDE void multiply_depthwise_as(const char* in, Index pixel, const Index* tap
 
 // Nine weights stay in registers.
 template <bool kHalf>
-FD_WIDE void multiply_depthwise_nine(const char* in, Index pixel, const Index* taps, const float* weight, Index pixels, __mmask16 mask,
-                                     float* sums) {
+FD_WIDE void multiply_depthwise_nine(const char* in, Index pixel, const Index* taps, const float* weight, Index pixels,
+                                     __mmask16 mask, float* sums) {
   __m512 factor[9];
 #pragma GCC unroll 9
   for (int t = 0; t < 9; ++t) factor[t] = _mm512_loadu_ps(weight + t * kLanes);
@@ -193,14 +188,17 @@ Multiply multiply(Index pixels, Index blocks, bool half) {
 FD_WIDE void finish(const Finish& to, const float* sums, Index pixels, Index lanes, Index channels) {
   switch (to.activation) {
     case Activation::kSilu:
-      return (to.out_half ? finish_as<true, Activation::kSilu> : finish_as<false, Activation::kSilu>)(to, sums, pixels, lanes, channels);
+      return (to.out_half ? finish_as<true, Activation::kSilu> : finish_as<false, Activation::kSilu>)(to, sums, pixels, lanes,
+                                                                                                      channels);
     case Activation::kRelu:
-      return (to.out_half ? finish_as<true, Activation::kRelu> : finish_as<false, Activation::kRelu>)(to, sums, pixels, lanes, channels);
+      return (to.out_half ? finish_as<true, Activation::kRelu> : finish_as<false, Activation::kRelu>)(to, sums, pixels, lanes,
+                                                                                                      channels);
     case Activation::kLeakyRelu:
-      return (to.out_half ? finish_as<true, Activation::kLeakyRelu> : finish_as<false, Activation::kLeakyRelu>)(to, sums, pixels, lanes,
-                                                                                                        channels);
+      return (to.out_half ? finish_as<true, Activation::kLeakyRelu> : finish_as<false, Activation::kLeakyRelu>)(to, sums, pixels,
+                                                                                                                lanes, channels);
     case Activation::kNone:
-      return (to.out_half ? finish_as<true, Activation::kNone> : finish_as<false, Activation::kNone>)(to, sums, pixels, lanes, channels);
+      return (to.out_half ? finish_as<true, Activation::kNone> : finish_as<false, Activation::kNone>)(to, sums, pixels, lanes,
+                                                                                                      channels);
   }
 }
 
@@ -256,8 +254,8 @@ FD_WIDE void add_channels(const char* a, const char* b, char* out, bool half, In
 }
 
 std::string unsupported(bool half) {
-  const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-                    __builtin_cpu_supports("avx512dq");
+  const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                    __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
   if (!wide) return "the processor lacks AVX-512";
   return half && !__builtin_cpu_supports("avx512bf16") ? "the processor lacks AVX512-BF16" : "";
 }

@@ -7,7 +7,7 @@ import difflib
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,6 +97,11 @@ class Detector:
         self.spec = module.spec
         self.names: tuple[str, ...] = tuple(module.names)
         self.source = str(source)
+        self._cpu_network: Any = None
+        if self.device.type == "cpu":
+            from fastdet.models.cpu_graph import CpuNetwork
+
+            self._cpu_network = CpuNetwork(self.module)
         self._on_device = self.device.type != "cuda" or ops.cuda_available()[0]
         if not self._on_device:
             why = ops.cuda_available()[1]
@@ -201,13 +206,15 @@ class Detector:
         images: list[Any] = [picture.image for picture in pictures]
         if self.device.type == "cuda" and self._on_device:  # bytes travel to the device, not the floats made of them
             images = [torch.tensor(np.ascontiguousarray(image)).to(self.device) for image in images]
-        with torch.inference_mode(), nullcontext() if self._on_device else ops.backend("cpu"):
+        with torch.inference_mode(), ExitStack() as stack:
+            if not self._on_device:
+                stack.enter_context(ops.backend("cpu"))
             batch, mapping = ops.letterbox(
                 images, spec.input_size, stride=spec.strides[-1] if rect else None, **spec.preprocessing
             )
             if on_stage is not None:
                 on_stage("letterbox", pictures, {"input": batch})
-            raw = self.module(torch.as_tensor(batch).to(device=self.device, dtype=self.dtype))
+            raw = stack.enter_context(self._raw(torch.as_tensor(batch), keep=on_stage is not None))
             maps = self.module.head_maps(raw) if hasattr(self.module, "head_maps") else None
             if maps is None or spec.nms_free or classes is not None or on_stage is not None:
                 boxes, scores = self.module.decode(raw) if maps is None else ops.decode_boxes(*maps)
@@ -225,6 +232,13 @@ class Detector:
         if on_stage is not None:
             on_stage("image", pictures, {"detections": found})
         return found
+
+    def _raw(self, batch: torch.Tensor, *, keep: bool) -> AbstractContextManager[Any]:
+        """What the network returns; without ``keep`` its memory may be used again after the ``with``."""
+        if self._cpu_network is not None:
+            network: AbstractContextManager[Any] = self._cpu_network.run(batch, keep=keep)
+            return network
+        return nullcontext(self.module(batch.to(device=self.device, dtype=self.dtype)))
 
     def _keep(self, boxes: torch.Tensor, scores: torch.Tensor, options: PredictOptions, classes: Any) -> ops.Kept:
         """The detections among decoded boxes: the best pairs as they are, or what suppression leaves."""

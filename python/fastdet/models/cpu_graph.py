@@ -8,13 +8,14 @@ concatenation is; buffers share one arena. ``fastdet.models.cpu_lowering`` makes
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastdet import _core
+from fastdet import _core, ops
 from fastdet.models.cpu_lowering import Buffer, Lowered, Slice, StepOf, lower
 from fastdet.models.graph_model import GraphModel
 
@@ -62,22 +63,32 @@ class CpuGraph:
 
         The maps are channels_last.
         """
+        images, plan = self._ready(images)
+        return self._run(images, plan, plan.outputs(images.shape[0]))
+
+    @contextmanager
+    def lend(self, images: Tensor) -> Iterator[Any]:
+        """The same for a ``with`` statement: behind it the memory of the maps is used again, for other pictures."""
+        images, plan = self._ready(images)
+        outputs = plan.take_outputs(images.shape[0])
+        try:
+            yield self._run(images, plan, outputs)
+        finally:
+            plan.give_back(outputs)
+
+    def _ready(self, images: Tensor) -> tuple[Tensor, _Plan]:
         self._check(images)
-        images = images.to(torch.float32).contiguous()
-        plan = self._plan(images.shape[2], images.shape[3])
-        outputs = [
-            torch.empty((images.shape[0], height, width, channels)) for height, width, channels in plan.output_sizes
-        ]
+        return images.detach().to(torch.float32).contiguous(), self._plan(images.shape[2], images.shape[3])
+
+    def _run(self, images: Tensor, plan: _Plan, outputs: list[Tensor]) -> Any:
         for i in range(images.shape[0]):
             plan.program.run([images[i].data_ptr(), *(output[i].data_ptr() for output in outputs)])
         return self._lowered.raw([output.permute(0, 3, 1, 2) for output in outputs])
 
     def profile(self, images: Tensor) -> list[tuple[str, float]]:
-        """(name, seconds) of each step for the first of ``images``, on one thread."""
-        self._check(images)
-        images = images[:1].to(torch.float32).contiguous()
-        plan = self._plan(images.shape[2], images.shape[3])
-        outputs = [torch.empty(size) for size in plan.output_sizes]
+        """(name, processor seconds) of each step for the first of ``images``, on the calling thread."""
+        images, plan = self._ready(images[:1])
+        outputs = plan.outputs(1)
         seconds = plan.program.profile([images.data_ptr(), *(output.data_ptr() for output in outputs)])
         names = [name for step in self._lowered.steps for name in [step.name] * (2 if step.kind == "attention" else 1)]
         return list(zip(names, seconds, strict=True))
@@ -92,6 +103,65 @@ class CpuGraph:
             return plan
 
 
+class CpuNetwork:
+    """Runs ``module`` for inference: by a CpuGraph of its present weights where that is possible, else as it is.
+
+    It is made on first use, and anew when weights are changed. Hooks and ``fastdet.ops.backend`` are obeyed: then
+    the module itself runs.
+    """
+
+    def __init__(self, module: Any):
+        self.module = module
+        self._lock = threading.Lock()
+        self._made: tuple[Any, CpuGraph | None, str] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CpuNetwork, (self.module,)  # of a copy it is made anew
+
+    def why_not(self) -> str:
+        """Why the module itself runs; empty where the native program does."""
+        return self._choose()[1]
+
+    @contextmanager
+    def run(self, images: Tensor, *, keep: bool) -> Iterator[Any]:
+        """The raw output for ``images`` float32 on the CPU; without ``keep`` for use inside the ``with`` only."""
+        graph = self._choose()[0]
+        if graph is None:
+            yield self.module(images.to(next(self.module.parameters()).dtype))
+        elif keep:
+            yield graph(images)
+        else:
+            with graph.lend(images) as raw:
+                yield raw
+
+    def _choose(self) -> tuple[CpuGraph | None, str]:
+        dtype = next(self.module.parameters()).dtype
+        if ops.current_backend() != "auto":
+            return None, f"the backend {ops.current_backend()} was asked for"
+        why = obstacle(self.module, dtype) or _hooked(self.module)
+        if why:
+            return None, why
+        now = tuple((each.data_ptr(), _version(each)) for each in self.module.parameters())
+        with self._lock:
+            if self._made is None or self._made[0] != now:
+                try:
+                    self._made = now, CpuGraph(self.module, dtype), ""
+                except ValueError as error:
+                    self._made = now, None, str(error)
+            return self._made[1:]
+
+
+def _hooked(module: Any) -> str:
+    """Whether someone watches a part of ``module``, who would see nothing."""
+    watched = any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+    return "a part of it has a hook" if watched else ""
+
+
+def _version(a: Tensor) -> int:
+    """Counts changes in place; inference tensors have no count and cannot be changed outside inference mode."""
+    return 0 if a.is_inference() else a._version
+
+
 class _Plan:
     """The program for pictures of one size."""
 
@@ -99,12 +169,32 @@ class _Plan:
         self.sizes: dict[Buffer, tuple[int, int]] = {lowered.source: (height, width)}
         for step in lowered.steps:
             self._set_size(step.out, step.size(self.sizes[step.inputs[0].buffer.root()[0]]))
-        self.output_sizes = [(*self.sizes[buffer], buffer.channels) for buffer in lowered.outputs]
+        self._idle: list[list[Tensor]] = []
+        self._lock = threading.Lock()
+        self._output_sizes = [(*self.sizes[buffer], buffer.channels) for buffer in lowered.outputs]
         offsets, total = self._place(lowered.steps)
         self._offsets = offsets
         self.program = _core.NetworkProgram(total)
         for step in lowered.steps:
             self._append(step)
+
+    def outputs(self, batch: int) -> list[Tensor]:
+        """Unfilled memory of the outputs, [batch, H, W, C] each."""
+        return [torch.empty((batch, *size)) for size in self._output_sizes]
+
+    def take_outputs(self, batch: int) -> list[Tensor]:
+        """The same, used before where possible."""
+        with self._lock:
+            found = next((each for each in self._idle if each[0].shape[0] == batch), None)
+            if found is None:
+                return self.outputs(batch)
+            self._idle = [each for each in self._idle if each is not found]
+            return found
+
+    def give_back(self, outputs: list[Tensor]) -> None:
+        """What ``take_outputs`` gave is needed no more."""
+        with self._lock:
+            self._idle = [outputs, *self._idle][:KEPT_SIZES]
 
     def _set_size(self, out: Slice, size: tuple[int, int]) -> None:
         root = out.buffer.root()[0]

@@ -17,6 +17,8 @@ from fastdet.models.blocks import Attention
 from fastdet.models.graph_model import GraphModel
 
 _ACTIVATIONS: Mapping[type[nn.Module], int] = {nn.ReLU: 1, nn.SiLU: 2, nn.LeakyReLU: 3}
+_LARGEST = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+_AVERAGE = ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
 
 
 @dataclass(eq=False)
@@ -211,9 +213,7 @@ class _Lowering:
             if whole_map.channels % count:
                 raise self._refuse(node, "does not divide the channels")
             each = whole_map.channels // count
-            self.values[node] = tuple(
-                Slice(whole_map.buffer, whole_map.first + i * each, each) for i in range(count)
-            )
+            self.values[node] = tuple(Slice(whole_map.buffer, whole_map.first + i * each, each) for i in range(count))
         elif target is operator.getitem and isinstance(self.values.get(cast(Any, args[0])), tuple):
             self.values[node] = cast(Any, self.values[cast(Any, args[0])])[args[1]]
         elif target in (operator.add, torch.add) and not node.kwargs and all(isinstance(a, fx.Node) for a in args):
@@ -221,12 +221,12 @@ class _Lowering:
             self.values[node] = out = self._new(a.channels)
             self._step(node.name, "add", (a, b), out)
         elif target is F.max_pool2d or target is F.avg_pool2d:
-            given = dict(zip(("input", "kernel", "stride", "padding"), args))
-            plain = len(args) <= 4 and not any(value for name, value in node.kwargs.items() if name != "dilation")
-            kernel, padding = given["kernel"], given.get("padding", 0)
             average = target is F.avg_pool2d
-            plain = plain and node.kwargs.get("dilation", 1) == 1 and not (average and padding)
-            self._pool(node, kernel, given.get("stride", kernel), padding, plain=plain, average=average)
+            given: dict[str, Any] = {**dict(zip(_AVERAGE if average else _LARGEST, args)), **node.kwargs}
+            kernel, padding = given["kernel_size"], given.get("padding", 0)
+            plain = not given.get("ceil_mode") and not given.get("return_indices") and not (average and padding)
+            plain = plain and given.get("dilation", 1) == 1 and given.get("divisor_override") is None
+            self._pool(node, kernel, given.get("stride") or kernel, padding, plain=plain, average=average)
         elif target is F.interpolate:
             options = dict(node.kwargs)
             self._enlarge(node, options.get("scale_factor"), str(options.get("mode")))
@@ -242,7 +242,9 @@ class _Lowering:
         self._step(name, "enlarge", (part,), whole(buffer))
         return whole(buffer)
 
-    def _pool(self, node: fx.Node, kernel: Any, stride: Any, padding: Any, *, plain: bool, average: bool = False) -> None:
+    def _pool(
+        self, node: fx.Node, kernel: Any, stride: Any, padding: Any, *, plain: bool, average: bool = False
+    ) -> None:
         kernels, strides, paddings = _pair(kernel), _pair(stride), _pair(padding)
         if not plain or strides[0] != strides[1] or paddings[0] != paddings[1]:
             raise self._refuse(node, "has options that are not supported")

@@ -205,7 +205,7 @@ def test_folding_takes_what_is_counted_for_it(name):
     )
 
 
-@pytest.mark.parametrize("name", ["yolo11n", "damo-yolo-ns"])
+@pytest.mark.parametrize("name", ["yolo11n", "damo-yolo-ns", "rtdetrv2-s"])
 def test_stages_add_up_and_nothing_is_touched(name):
     module = models.build(name, 3)
     before = {key: value.clone() for key, value in module.state_dict().items()}

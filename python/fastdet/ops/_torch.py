@@ -46,13 +46,15 @@ class Bridge:
     @staticmethod
     def concerns(args: tuple[Any, ...]) -> bool:
         """Whether a call has to go through the dispatcher: something is watching (compile, export, modes, gradients, a
-        subclass). A call on plain tensors does not, and saves some microseconds."""
+        subclass, the meta device). A call on plain tensors does not, and saves some microseconds."""
         if torch.compiler.is_compiling():
             return _any_tensor(args)
         watched, grad = _watched(), torch.is_grad_enabled()
         for a in args:
             for x in a if isinstance(a, (list, tuple)) else (a,):
-                if isinstance(x, torch.Tensor) and (watched or type(x) not in _PLAIN or (grad and x.requires_grad)):
+                if isinstance(x, torch.Tensor) and (
+                    watched or type(x) not in _PLAIN or (grad and x.requires_grad) or x.is_meta
+                ):
                     return True
         return False
 
@@ -88,7 +90,7 @@ def _plain_gradients(args: tuple[Any, ...]) -> bool:
     if torch.compiler.is_compiling() or _watched():
         return False
     lists = any(isinstance(a, (list, tuple)) and _any_tensor((a,)) for a in args)
-    return not lists and all(type(a) in _PLAIN for a in args if isinstance(a, torch.Tensor))
+    return not lists and all(type(a) in _PLAIN and not a.is_meta for a in args if isinstance(a, torch.Tensor))
 
 
 @functools.cache

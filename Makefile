@@ -53,6 +53,7 @@ lint: .venv/tools ## style and types
 bench: install ## time against peers, interleaved; writes benchmarks/results/ and the README's table
 	FASTDET_BENCH_SAVE=1 $(BIN)/python -m pytest benchmarks $(ARGS)
 	$(BIN)/python benchmarks/table.py
+	$(BIN)/python benchmarks/detector_table.py
 
 sanitize: install ## every kernel under ASan + UBSan and under TSan, in the emulator
 	$(BIN)/python tests/native/run_sanitized.py $(ARGS)

@@ -101,6 +101,38 @@ def compare(
     return row
 
 
+def take_turns(
+    benchmark: Any, op: str, contenders: Mapping[str, Callable[[], Any]], *, rounds: int, device: str = "cpu"
+) -> None:
+    """Time what has no peer: each contender is a setting of ``op`` and a row, all are timed turn by turn.
+
+    Args:
+        benchmark: pytest-benchmark's fixture; one of its rounds is one call of every contender.
+        op: names the result file. contenders: setting -> function without arguments.
+        rounds: recorded calls of each, after one unrecorded. device: as for ``compare``.
+    """
+    finish = _cuda_finish() if device == "cuda" else _nothing
+    timed: dict[str, list[float]] = {name: [] for name in contenders}
+
+    def turn() -> None:
+        for name, run in contenders.items():
+            timed[name].append(_sample(run, 1, finish))
+
+    if not benchmark.enabled:
+        benchmark(turn)
+        return
+    gc.disable()
+    try:
+        benchmark.pedantic(turn, rounds=rounds, warmup_rounds=1)
+    finally:
+        gc.enable()
+    for name, seconds in timed.items():
+        row = {"milliseconds": {"fastdet": _spread(1e3 * np.array(seconds[-rounds:]))}, "rounds": rounds}
+        benchmark.extra_info[name] = row
+        if os.environ.get("FASTDET_BENCH_SAVE") == "1":
+            save(op, name, row, device)
+
+
 def save(op: str, setting: str, row: Mapping[str, Any], device: str = "cpu") -> Path:
     """Put one row into the result file of an operator; rows of another machine or build are dropped first."""
     path = RESULTS / (f"{op}.json" if device == "cpu" else f"{op}-{device}.json")

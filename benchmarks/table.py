@@ -83,9 +83,11 @@ def chosen(results: dict[str, dict[str, Any]]) -> str:
 
 
 def everything(results: dict[str, dict[str, Any]]) -> str:
-    """All rows, file by file, each with its machine."""
+    """All rows, file by file, each with its machine; whole detectors have a page of their own."""
     parts = []
     for stem, record in results.items():
+        if record["op"] == "detectors":
+            continue
         rows = [row(record, setting) for setting in record["settings"]]
         parts.append(f"### {stem}\n\n{table(rows)}\n{machines({stem: record})}\n")
     return "\n".join(parts)

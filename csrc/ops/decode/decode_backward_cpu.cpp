@@ -7,10 +7,12 @@
 namespace fastdet {
 namespace {
 
-// Gradients of the corners of a tile, one row per corner.
+constexpr std::int64_t kBins = 32;  // up to so many the weights of a block are kept, not computed again
+
+// Gradients of the corners of a block, one row per corner.
 template <typename R>
 struct CornerRows {
-  R x1[kDecodeTile], y1[kDecodeTile], x2[kDecodeTile], y2[kDecodeTile];
+  R x1[kBlock], y1[kBlock], x2[kBlock], y2[kBlock];
 
   Corners<R> at(std::int64_t j) const { return {x1[j], y1[j], x2[j], y2[j]}; }
   void set(std::int64_t j, const Corners<R>& c) {
@@ -36,26 +38,21 @@ struct GradRows {
     first = static_cast<T*>(grads) + (tile.image * in.priors + tile.prior) * channels * plane + at * steps.anchor;
   }
   FD_HD void store(std::int64_t channel, const ArithmeticOf<T>* row, std::int64_t size) const {
-    T* FD_RESTRICT to = first + channel * steps.channel;
-    if (steps.anchor == 1) {
-      for (std::int64_t j = 0; j < size; ++j) to[j] = narrow<T>(row[j]);
-    } else {
-      for (std::int64_t j = 0; j < size; ++j) to[j * steps.anchor] = narrow<T>(row[j]);
-    }
+    store_row<T>(row, steps.anchor, size, first + channel * steps.channel);
   }
 };
 
 template <typename T, typename R = ArithmeticOf<T>>
 FD_TARGET_CLONES void bins_backward(const T* codes, const RowSteps& steps, std::int64_t bins, std::int64_t size,
                                     const R* FD_RESTRICT grad, std::int64_t channel, const GradRows<T>& out) {
-  R most[kDecodeTile], sum[kDecodeTile], expected[kDecodeTile], value[kDecodeTile];
-  expect_row(codes, steps, bins, size, most, sum, expected);
+  R most[kBlock], sum[kBlock], expected[kBlock], value[kBlock], weights[kBins * kBlock];
+  const bool kept = bins <= kBins;
+  expect_row(codes, steps, bins, size, most, sum, expected, weights, kept);
   for (std::int64_t i = 0; i < bins; ++i) {
-    load_row(codes + i * steps.channel, steps.anchor, size, value);
+    R* FD_RESTRICT weight = weights + (kept ? i * kBlock : 0);
+    if (!kept) weigh_row(codes + i * steps.channel, steps.anchor, size, most, weight);
     const R bin = static_cast<R>(i);
-    for (std::int64_t j = 0; j < size; ++j) {
-      value[j] = bin_gradient<R>(grad[j], exp_exact(value[j] - most[j]), sum[j], bin, expected[j]);
-    }
+    for (std::int64_t j = 0; j < size; ++j) value[j] = bin_gradient<R>(grad[j], weight[j], sum[j], bin, expected[j]);
     out.store(channel + i, value, size);
   }
 }
@@ -63,7 +60,7 @@ FD_TARGET_CLONES void bins_backward(const T* codes, const RowSteps& steps, std::
 template <typename T, typename R = ArithmeticOf<T>>
 FD_TARGET_CLONES void anchors_backward(const T* codes, const RowSteps& steps, const HeadLevel& in, const DecodeTile& tile,
                                        CornerRows<R>* grads, const GradRows<T>& out) {
-  R value[kDecodeTile];
+  R value[kBlock];
   const R stride = static_cast<R>(in.stride);
   for (int k = 0; k < 4; ++k) {
     load_row(codes + k * steps.channel, steps.anchor, tile.size, value);
@@ -113,34 +110,48 @@ void codes_backward(const DecodeParams& p, const DecodeTile& tile) {
   }
 }
 
+// Gradients of `planes` logits of a block, in place of those of the scores in `grads`. sum: of what goes
+// to the objectness.
+template <typename R>
+FD_HD void logit_rows(std::int64_t planes, std::int64_t size, const R* FD_RESTRICT objectness, const R* FD_RESTRICT scores,
+                      R* FD_RESTRICT grads, R* FD_RESTRICT sum) {
+  for (std::int64_t k = 0; k < planes; ++k) {
+    const R* FD_RESTRICT value = scores + k * kBlock;
+    R* FD_RESTRICT row = grads + k * kBlock;
+    if (objectness != nullptr) {
+      for (std::int64_t j = 0; j < size; ++j) {
+        sum[j] += row[j] * value[j];
+        row[j] = row[j] * objectness[j];
+      }
+    }
+    for (std::int64_t j = 0; j < size; ++j) row[j] = sigmoid_gradient<R>(row[j], value[j]);
+  }
+}
+
 template <typename T>
 FD_TARGET_CLONES void scores_backward(const DecodeParams& p, const DecodeTile& tile) {
   using R = ArithmeticOf<T>;
   const HeadMaps& maps = p.maps;
   const HeadLevel& in = maps.level[tile.level];
-  const std::int64_t* g = p.scores.stride;
-  const R* grad = p.scores.as<const R>() + tile.image * g[0] + tile.first * g[1];
+  const RowSteps from{p.scores.stride[1], p.scores.stride[2]}, steps{in.logits_stride[4], in.logits_stride[2]};
+  const R* grad = p.scores.as<const R>() + tile.image * p.scores.stride[0] + tile.first * from.anchor;
   const T* logits = logits_at<T>(in, tile.image, tile.prior, tile.y, tile.x);
   const T* codes = codes_at<T>(in, tile.image, tile.prior, tile.y, tile.x);
   const GradRows<T> out(p.logits_grad[tile.level], maps, tile, maps.classes);
-  R objectness[kDecodeTile], sum[kDecodeTile], value[kDecodeTile], row[kDecodeTile];
+  R objectness[kDecodeTile], sum[kDecodeTile], values[kPlanes * kBlock], grads[kPlanes * kBlock];
   for (std::int64_t j = 0; j < tile.size; ++j) sum[j] = R(0);
   if (maps.objectness) {
-    load_row(codes + 4 * in.codes_stride[2], in.codes_stride[4], tile.size, objectness);
-    for (std::int64_t j = 0; j < tile.size; ++j) objectness[j] = sigmoid_exact(objectness[j]);
+    load_row(codes + 4 * in.codes_stride[2], in.codes_stride[4], tile.size, objectness, Sigmoid{});
   }
-  for (std::int64_t c = 0; c < maps.classes; ++c) {
-    load_row(logits + c * in.logits_stride[2], in.logits_stride[4], tile.size, value);
-    for (std::int64_t j = 0; j < tile.size; ++j) row[j] = grad[j * g[1] + c * g[2]];
-    for (std::int64_t j = 0; j < tile.size; ++j) value[j] = sigmoid_exact(value[j]);
-    if (maps.objectness) {
-      for (std::int64_t j = 0; j < tile.size; ++j) {
-        sum[j] += row[j] * value[j];
-        row[j] = row[j] * objectness[j];
-      }
+  for (std::int64_t c = 0; c < maps.classes; c += kPlanes) {
+    const std::int64_t planes = std::min(kPlanes, maps.classes - c);
+    for (std::int64_t j = 0; j < tile.size; j += kBlock) {
+      const std::int64_t size = std::min(kBlock, tile.size - j);
+      load_planes(grad + j * from.anchor + c * from.channel, from, planes, size, grads);
+      load_planes(logits + j * steps.anchor + c * steps.channel, steps, planes, size, values, Sigmoid{});
+      logit_rows<R>(planes, size, maps.objectness ? objectness + j : nullptr, values, grads, sum + j);
+      store_planes<T>(grads, out.steps, planes, size, out.first + j * out.steps.anchor + c * out.steps.channel);
     }
-    for (std::int64_t j = 0; j < tile.size; ++j) row[j] = sigmoid_gradient<R>(row[j], value[j]);
-    out.store(c, row, tile.size);
   }
   if (!maps.objectness) return;
   for (std::int64_t j = 0; j < tile.size; ++j) sum[j] = sigmoid_gradient<R>(sum[j], objectness[j]);
@@ -153,7 +164,7 @@ void decode_backward_cpu(const DecodeParams& p) {
   dispatch_float_or_double(p.maps.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     for_each_tile(p.maps, [&](const DecodeTile& tile) {
-      codes_backward<T>(p, tile);
+      for (std::int64_t j = 0; j < tile.size; j += kBlock) codes_backward<T>(p, tile.block(j));
       scores_backward<T>(p, tile);
     });
   });

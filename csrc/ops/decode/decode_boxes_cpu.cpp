@@ -10,8 +10,8 @@ namespace {
 template <typename T>
 FD_TARGET_CLONES void expect_side(const T* codes, const RowSteps& steps, std::int64_t bins, std::int64_t size,
                                   ArithmeticOf<T>* expected) {
-  ArithmeticOf<T> most[kDecodeTile], sum[kDecodeTile];
-  expect_row(codes, steps, bins, size, most, sum, expected);
+  ArithmeticOf<T> most[kBlock], sum[kBlock], weight[kBlock];
+  expect_row(codes, steps, bins, size, most, sum, expected, weight, false);
 }
 
 template <typename R>
@@ -27,7 +27,7 @@ void decode_boxes_tile(const HeadMaps& maps, const DecodeTile& tile, ArithmeticO
   const HeadLevel& in = maps.level[tile.level];
   const T* codes = codes_at<T>(in, tile.image, tile.prior, tile.y, tile.x);
   const RowSteps steps{in.codes_stride[4], in.codes_stride[2]};
-  R code[4][kDecodeTile];
+  R code[4][kBlock];
   for (int k = 0; k < 4; ++k) {
     if (maps.code == BoxCode::kDfl) {
       expect_side(codes + k * maps.bins * steps.channel, steps, maps.bins, tile.size, code[k]);

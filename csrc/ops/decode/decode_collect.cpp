@@ -99,8 +99,7 @@ class Collector {
       std::int64_t passing = 0;
       for (std::int64_t j = 0; j < part; ++j) passing += most[j] >= rule_.least ? 1 : 0;
       if (rule_.multi_label && passing * 8 > part) {  // so many that whole tiles are cheaper
-        for (std::int64_t k = 0; k < part; k += kDecodeTile)
-          pairs_of_tile(y, begin + k, std::min(kDecodeTile, part - k), most + k);
+        for (std::int64_t k = 0; k < part; k += kBlock) pairs_of_tile(y, begin + k, std::min(kBlock, part - k), most + k);
         continue;
       }
       for (std::int64_t j = 0; j < part && passing > 0; ++j) {
@@ -159,7 +158,7 @@ class Collector {
     decode_boxes_tile<T>(maps_, {unit_.level, image_, unit_.prior, y, x, size, first}, &boxes_[first].x1);
     const T* logits = logits_at<T>(in_, image_, unit_.prior, y, 0) + x * in_.logits_stride[4];
     const T* codes = codes_at<T>(in_, image_, unit_.prior, y, 0) + x * in_.codes_stride[4] + 4 * in_.codes_stride[2];
-    float objectness[kDecodeTile], least[kDecodeTile];
+    float objectness[kBlock], least[kBlock];
     for (std::int64_t j = 0; j < size; ++j) {
       bool passes = most[j] >= rule_.least && box_finite(boxes_[first + j]);
       objectness[j] = 1.0f;

@@ -11,8 +11,6 @@
 namespace fastdet {
 namespace {
 
-constexpr std::int64_t kPlanes = 16;
-
 // scores: [size, C], rows `classes` apart.
 template <typename T>
 FD_TARGET_CLONES void decode_scores_tile(const HeadMaps& maps, const DecodeTile& tile, ArithmeticOf<T>* scores) {
@@ -20,11 +18,10 @@ FD_TARGET_CLONES void decode_scores_tile(const HeadMaps& maps, const DecodeTile&
   const HeadLevel& in = maps.level[tile.level];
   const T* logits = logits_at<T>(in, tile.image, tile.prior, tile.y, tile.x);
   const RowSteps steps{in.logits_stride[4], in.logits_stride[2]};
-  R objectness[kDecodeTile], rows[kPlanes * kDecodeTile];
+  R objectness[kDecodeTile], rows[kPlanes * kBlock];
   if (maps.objectness) {
     const T* codes = codes_at<T>(in, tile.image, tile.prior, tile.y, tile.x);
-    load_row(codes + 4 * in.codes_stride[2], in.codes_stride[4], tile.size, objectness);
-    for (std::int64_t j = 0; j < tile.size; ++j) objectness[j] = sigmoid_exact(objectness[j]);
+    load_row(codes + 4 * in.codes_stride[2], in.codes_stride[4], tile.size, objectness, Sigmoid{});
   }
   if (steps.channel == 1 && steps.anchor != 1) {  // columns are neighbours
     for (std::int64_t j = 0; j < tile.size; ++j) {
@@ -36,18 +33,15 @@ FD_TARGET_CLONES void decode_scores_tile(const HeadMaps& maps, const DecodeTile&
     return;
   }
   // Several planes at a time, so that a row of the result is written in pieces of a cache line.
-  for (std::int64_t begin = 0; begin < maps.classes; begin += kPlanes) {
-    const std::int64_t planes = std::min(kPlanes, maps.classes - begin);
-    for (std::int64_t k = 0; k < planes; ++k) {
-      R* FD_RESTRICT row = rows + k * kDecodeTile;
-      load_row(logits + (begin + k) * steps.channel, steps.anchor, tile.size, row);
-      for (std::int64_t j = 0; j < tile.size; ++j) row[j] = sigmoid_exact(row[j]);
-      if (!maps.objectness) continue;
-      for (std::int64_t j = 0; j < tile.size; ++j) row[j] = objectness[j] * row[j];
-    }
-    for (std::int64_t j = 0; j < tile.size; ++j) {
-      R* FD_RESTRICT out = scores + j * maps.classes + begin;
-      for (std::int64_t k = 0; k < planes; ++k) out[k] = rows[k * kDecodeTile + j];
+  for (std::int64_t c = 0; c < maps.classes; c += kPlanes) {
+    const std::int64_t planes = std::min(kPlanes, maps.classes - c);
+    for (std::int64_t j = 0; j < tile.size; j += kBlock) {
+      const std::int64_t size = std::min(kBlock, tile.size - j);
+      load_planes(logits + c * steps.channel + j * steps.anchor, steps, planes, size, rows, Sigmoid{});
+      for (std::int64_t k = 0; maps.objectness && k < planes; ++k) {
+        for (std::int64_t i = 0; i < size; ++i) rows[k * kBlock + i] = objectness[j + i] * rows[k * kBlock + i];
+      }
+      store_planes<R>(rows, {maps.classes, 1}, planes, size, scores + j * maps.classes + c);
     }
   }
 }
@@ -60,7 +54,9 @@ void decode_forward_cpu(const DecodeParams& p) {
     using R = ArithmeticOf<T>;
     for_each_tile(p.maps, [&](const DecodeTile& tile) {
       const std::int64_t at = tile.image * p.maps.anchors + tile.first;
-      decode_boxes_tile<T>(p.maps, tile, p.boxes.as<R>() + 4 * at);
+      for (std::int64_t j = 0; j < tile.size; j += kBlock) {
+        decode_boxes_tile<T>(p.maps, tile.block(j), p.boxes.as<R>() + 4 * (at + j));
+      }
       decode_scores_tile<T>(p.maps, tile, p.scores.as<R>() + p.maps.classes * at);
     });
   });

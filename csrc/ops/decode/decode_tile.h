@@ -7,49 +7,59 @@
 
 #include "core/parallel.h"
 #include "ops/decode/decode.h"
+#include "ops/decode/decode_planes.h"
 
 namespace fastdet {
 
-constexpr std::int64_t kDecodeTile = 64;
+constexpr std::int64_t kDecodeTile = 256;  // anchors: worked on in blocks, read and written in runs that are not too short
 
 struct DecodeTile {
   int level;
   std::int64_t image, prior, y, x;  // of its first anchor; x + j may lead into the next rows
   std::int64_t size;
   std::int64_t first;  // number of its first anchor
+
+  DecodeTile block(std::int64_t begin) const {
+    return {level, image, prior, y, x + begin, std::min(kBlock, size - begin), first + begin};
+  }
 };
 
-struct RowSteps {
-  std::int64_t anchor, channel;
-};
-
-template <typename T>
-FD_HD void load_row(const T* from, std::int64_t step, std::int64_t size, ArithmeticOf<T>* FD_RESTRICT to) {
+// to[j] = exp(logit - most[j]).
+template <typename T, typename R = ArithmeticOf<T>>
+FD_HD void weigh_row(const T* FD_RESTRICT from, std::int64_t step, std::int64_t size, const R* FD_RESTRICT most,
+                     R* FD_RESTRICT to) {
   if (step == 1) {
-    for (std::int64_t j = 0; j < size; ++j) to[j] = widen<T>(from[j]);
+    for (std::int64_t j = 0; j < size; ++j) to[j] = exp_exact(widen<T>(from[j]) - most[j]);
   } else {
-    for (std::int64_t j = 0; j < size; ++j) to[j] = widen<T>(from[j * step]);
+    for (std::int64_t j = 0; j < size; ++j) to[j] = exp_exact(widen<T>(from[j * step]) - most[j]);
   }
 }
 
-// expected_bins of one side for a row of anchors, with the greatest logit and the sum of weights of each.
+// expected_bins of one side for a block of anchors, with the greatest logit and the sum of weights of each. weights: room for one
+// row, or `keep` for one of every bin.
 template <typename T, typename R = ArithmeticOf<T>>
 FD_HD void expect_row(const T* codes, const RowSteps& steps, std::int64_t bins, std::int64_t size, R* FD_RESTRICT most,
-                      R* FD_RESTRICT sum, R* FD_RESTRICT expected) {
-  R value[kDecodeTile];
+                      R* FD_RESTRICT sum, R* FD_RESTRICT expected, R* FD_RESTRICT weights, bool keep) {
   load_row(codes, steps.anchor, size, most);
   for (std::int64_t i = 1; i < bins; ++i) {
-    load_row(codes + i * steps.channel, steps.anchor, size, value);
-    for (std::int64_t j = 0; j < size; ++j) most[j] = value[j] > most[j] ? value[j] : most[j];
+    const T* FD_RESTRICT from = codes + i * steps.channel;
+    if (steps.anchor == 1) {
+      for (std::int64_t j = 0; j < size; ++j) most[j] = widen<T>(from[j]) > most[j] ? widen<T>(from[j]) : most[j];
+    } else {
+      for (std::int64_t j = 0; j < size; ++j) {
+        const R value = widen<T>(from[j * steps.anchor]);
+        most[j] = value > most[j] ? value : most[j];
+      }
+    }
   }
   for (std::int64_t j = 0; j < size; ++j) sum[j] = expected[j] = R(0);
   for (std::int64_t i = 0; i < bins; ++i) {
-    load_row(codes + i * steps.channel, steps.anchor, size, value);
+    R* FD_RESTRICT weight = weights + (keep ? i * kBlock : 0);
+    weigh_row(codes + i * steps.channel, steps.anchor, size, most, weight);
     const R bin = static_cast<R>(i);
     for (std::int64_t j = 0; j < size; ++j) {
-      const R weight = exp_exact(value[j] - most[j]);
-      sum[j] += weight;
-      expected[j] += weight * bin;
+      sum[j] += weight[j];
+      expected[j] += weight[j] * bin;
     }
   }
   for (std::int64_t j = 0; j < size; ++j) expected[j] /= sum[j];
@@ -58,7 +68,7 @@ FD_HD void expect_row(const T* codes, const RowSteps& steps, std::int64_t bins, 
 // Calls body(tile) for all tiles of all images, in threads.
 template <typename Body>
 void for_each_tile(const HeadMaps& maps, Body&& body) {
-  constexpr std::int64_t kGrain = 16;  // tiles
+  constexpr std::int64_t kGrain = 4;  // tiles
   for (int i = 0; i < maps.levels; ++i) {
     const HeadLevel& in = maps.level[i];
     if (in.anchors() == 0) continue;
@@ -77,7 +87,7 @@ void for_each_tile(const HeadMaps& maps, Body&& body) {
   }
 }
 
-// boxes: [size, 4].
+// boxes: [size, 4], of a tile of at most kBlock anchors.
 template <typename T>
 void decode_boxes_tile(const HeadMaps& maps, const DecodeTile& tile, ArithmeticOf<T>* boxes);
 

@@ -24,7 +24,7 @@ FD_D typename Measure<K, T>::Item item_at(const IouRules& rules, const TensorVie
 // Block: 256 columns, a thread each, against kStagedRows rows of one image, which are prepared once into shared memory. Writes
 // out [B, M, N], neighbouring threads side by side.
 template <IouKind K, typename T>
-__global__ FD_LAUNCH_BOUNDS(kThreads) void box_iou_kernel(BoxIouParams p, IouForm<T> form) {
+__global__ FD_LAUNCH_BOUNDS(kThreads, 1) void box_iou_kernel(BoxIouParams p, IouForm<T> form) {
   using Item = typename Measure<K, T>::Item;
   FD_SHARED(Item, staged, kStagedRows);
   const std::int64_t m = p.rows(), n = p.columns();

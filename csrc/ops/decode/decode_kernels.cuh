@@ -134,7 +134,7 @@ FD_D void codes_backward(const HeadMaps& maps, const AnchorPlace& place, const T
 
 // One thread per anchor: all of its channels, classes rising, so that sums have one order.
 template <typename T, typename R = ArithmeticOf<T>>
-__global__ FD_LAUNCH_BOUNDS(kDecodeThreads, kDecodeBlocks) void decode_backward_kernel(HeadMaps maps, DecodeGrads grads) {
+__global__ FD_LAUNCH_BOUNDS(kDecodeThreads, 1) void decode_backward_kernel(HeadMaps maps, DecodeGrads grads) {
   const std::int64_t image = blockIdx.y;
   const std::int64_t anchor = static_cast<std::int64_t>(blockIdx.x) * kDecodeThreads + threadIdx.x;
   if (anchor >= maps.anchors) return;

@@ -140,7 +140,8 @@ __global__ FD_LAUNCH_BOUNDS(kThreads) void ms_deform_attn_order_kernel(MsDeformA
 // Group of kLanes threads: one token and head. Sums the samples that have it as corner 3, 2, 1, 0, in this order; writes
 // grad_value.
 template <typename T, int kLanes, bool kVector>
-__global__ FD_LAUNCH_BOUNDS(kThreads) void ms_deform_attn_value_kernel(MsDeformAttnParams p, ValueLists<ArithmeticOf<T>> lists) {
+__global__ FD_LAUNCH_BOUNDS(kThreads, 1) void ms_deform_attn_value_kernel(MsDeformAttnParams p,
+                                                                          ValueLists<ArithmeticOf<T>> lists) {
   using A = ArithmeticOf<T>;
   FD_SHARED(LevelNumbers<float>, levels, MsDeformAttnParams::kMaxLevels);
   load_levels(p, levels);

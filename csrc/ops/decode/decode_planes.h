@@ -53,13 +53,9 @@ FD_HD void store_row(const ArithmeticOf<T>* FD_RESTRICT row, std::int64_t step, 
 // pattern.
 template <int kWrite, typename T>
 FD_HD void expect_access(const T* row, std::int64_t step, std::int64_t size) {
-#if defined(__GNUC__)
   constexpr std::int64_t kLine = 64 / static_cast<std::int64_t>(sizeof(T));
   if (step != 1) return;
   for (std::int64_t j = 0; j < size; j += kLine) __builtin_prefetch(row + j, kWrite);
-#else
-  static_cast<void>(row), static_cast<void>(step), static_cast<void>(size);
-#endif
 }
 
 // Interleaves four rows of `size` numbers, or takes them apart: loops of a form that compilers turn into shuffles of registers.

@@ -137,7 +137,7 @@ def vino(path: str, **options: str) -> Any:
 
 
 def same(ours: Any, theirs: Any) -> bool:
-    """Most of our detections are theirs. bfloat16 moves scores across the threshold, and with them what is suppressed."""
+    """Most of our detections are theirs; bfloat16 moves scores across the threshold, and so what is suppressed."""
     if len(ours.scores) == 0 or len(theirs.scores) == 0:
         return False
     area = lambda box: np.prod(box[..., 2:] - box[..., :2], -1)  # noqa: E731

@@ -22,6 +22,12 @@ CHOSEN = (
     ("nms", "8400 random boxes"),
     ("multiclass_nms", "validation"),
     ("aligned_ota", "8400 priors, 80 classes, 50 boxes"),
+    ("box_iou", "CIoU, 300 x 8400"),
+    ("box_iou_loss", "CIoU, mean and gradient, 10000 pairs"),
+    ("detect", "YOLO11 maps, batch 8"),
+    ("ms_deform_attn", "forward, RT-DETRv2-L decoder, batch 1"),
+    ("ms_deform_attn", "forward and backward, RT-DETRv2-L decoder, batch 1"),
+    ("latency", "yolo11n"),
 )
 
 

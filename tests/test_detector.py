@@ -108,7 +108,7 @@ def test_results_of_a_real_network_are_well_formed(random_detector):
         assert (np.diff(each.scores) <= 0).all() and (each.scores > 0.02).all()
         x1, y1, x2, y2 = each.boxes.T
         assert (x1 >= 0).all() and (y1 >= 0).all() and (x2 <= width).all() and (y2 <= height).all()
-        assert (x2 > x1).all() and (y2 > y1).all()
+        assert (x2 >= x1).all() and (y2 >= y1).all()
 
 
 def test_options(random_detector):
@@ -304,3 +304,19 @@ def test_half_precision(random_detector):
     full = random_detector(image, score_threshold=0.02)[0]
     half = Detector(copy.deepcopy(random_detector.module), dtype="bfloat16")(image, score_threshold=0.02)[0]
     assert half.boxes.dtype == np.float32 and len(half) and abs(float(half.scores[0]) - float(full.scores[0])) < 0.2
+
+
+def test_boxes_in_the_border_of_the_letterbox_are_kept_empty(tmp_path):
+    class Below(RedBox):
+        def decode(self, raw):
+            boxes, scores = super().decode(raw)
+            boxes[:, 1] = torch.tensor([10.0, 1.0, 90.0, 30.0])  # above the picture, which fills the middle
+            scores[:, 1, 1] = 0.5
+            return boxes, scores
+
+    image = scene(40, 160, (20, 10, 60, 30))
+    (found,) = Detector(Below(keep_ratio=True))(image)
+    assert found.counts() == {"red": 1, "green": 1} and found.boxes[1, 1] == found.boxes[1, 3] == 0
+    assert found.to_coco()[1]["bbox"][3] == 0 and found.to_dict()["detections"][1]["name"] == "green"
+    assert np.array_equal(found.plot(), found[:1].plot()) and not np.array_equal(found.plot(), image)
+    assert found.save(tmp_path / "a.png").exists()

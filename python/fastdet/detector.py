@@ -147,7 +147,9 @@ class Detector:
                 "image", for a look inside; see ``fastdet.trace.Trace``.
 
         Returns:
-            One ``Detections`` per picture, in order, best score first, boxes in pixels of the picture and inside it.
+            One ``Detections`` per picture, in order, best score first, boxes in pixels of the picture and clipped to
+            it. As in the references, a box of which clipping leaves nothing (in the border of the letterbox) stays.
+            (Those of DAMO-YOLO and RT-DETRv2 do not clip at all.)
 
         Raises:
             ImageError: a picture cannot be read (without ``on_error``). ValueError, TypeError: a bad argument, or a
@@ -263,13 +265,11 @@ class Detector:
         }
 
     def _result(self, picture: Picture, boxes_im: np.ndarray, kept: Any, i: int) -> Detections:
-        # A box that lies in the border of the letterbox alone is empty after clipping, as are the rows past the count.
-        inside = (boxes_im[:, 2] > boxes_im[:, 0]) & (boxes_im[:, 3] > boxes_im[:, 1])
-        inside[kept.count[i] :] = False
+        count = int(kept.count[i])
         return Detections(
-            boxes_im[inside],
-            kept.scores[i][inside],
-            kept.labels[i][inside],
+            boxes_im[:count],
+            kept.scores[i][:count],
+            kept.labels[i][:count],
             self.names,
             picture.size,
             path=picture.path,

@@ -118,7 +118,7 @@ def draw(
 
     Args:
         image: [H, W, 3] uint8 RGB.
-        boxes: [D, 4] corners in pixels; parts outside the picture are not drawn.
+        boxes: [D, 4] corners in pixels; parts outside the picture are not drawn, nor labels of boxes without area.
         labels: [D] class ids, they choose the colour.
         scores: [D], written behind the name; None writes none.
         names: class names; None writes no labels.
@@ -138,6 +138,7 @@ def draw(
 
     order = np.arange(len(boxes)) if scores is None else np.argsort(-np.asarray(scores), kind="stable")
     clipped = np.clip(boxes, 0, [width, height, width, height])
+    order = order[(clipped[order, 2:] > clipped[order, :2]).all(1)]
     for i in order[::-1]:
         colour = class_colour(int(labels[i]))
         x1, y1, x2, y2 = np.rint(clipped[i]).astype(int).tolist()
@@ -145,7 +146,7 @@ def draw(
             continue
         pen.rectangle((x1 - hair, y1 - hair, x2 - 1 + hair, y2 - 1 + hair), outline=_ink(colour), width=hair)
         pen.rectangle((x1, y1, x2 - 1, y2 - 1), outline=colour, width=line)
-    if names is not None and len(boxes):
+    if names is not None and len(order):
         texts = [names[int(label)] for label in labels]
         if scores is not None:
             texts = [f"{text} {score:.2f}" for text, score in zip(texts, np.asarray(scores).tolist())]

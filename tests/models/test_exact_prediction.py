@@ -135,6 +135,16 @@ def reference(module, image, auto, overlap, max_det, ideal):
     return boxes.clip(0, [w, h, w, h]), scores, labels
 
 
+def assert_same(found, boxes, scores, labels):
+    """All of one and of the other, empty ones as well; scores that differ by less than 1e-4 may stand in either order."""
+    assert len(found) == len(boxes) and np.abs(found.scores - scores).max() < 1e-4
+    pairs = (found.labels[:, None] == labels) & (np.abs(found.scores[:, None] - scores) < 1e-4)
+    pairs &= (
+        np.abs(found.boxes[:, None] - boxes).max(-1) < 0.002
+    )  # pixels; overlap says little of slivers at the border
+    assert pairs.any(0).all() and pairs.any(1).all()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_detections_are_those_of_the_reference(name):
     module = lively_module(name, PICTURES, size=(SIZE, SIZE))
@@ -144,12 +154,7 @@ def test_detections_are_those_of_the_reference(name):
         for rect in (True, False):
             (found,) = detector(image, rect=rect)
             boxes, scores, labels = reference(module, image, rect, *NAMES[name])
-            visible = (boxes[:, 2:] > boxes[:, :2]).all(1)
-            boxes, scores, labels = boxes[visible], scores[visible], labels[visible]
-            assert len(found) == len(boxes)
-            assert np.abs(found.scores - scores).max() < 1e-4
-            assert np.array_equal(found.labels, labels)
-            assert np.abs(found.boxes - boxes).max() < 0.002  # pixels; overlap says little of slivers at the border
+            assert_same(found, boxes, scores, labels)
             total += len(boxes)
     assert total > 100
 
@@ -165,10 +170,9 @@ def test_the_head_is_chosen_at_loading(name, tmp_path):
         twin.choose_head(nms_free=detector.spec.nms_free)
         for image in PICTURES[:2]:
             boxes, scores, labels = reference(twin.eval(), image, True, *expected)
-            visible = (boxes[:, 2:] > boxes[:, :2]).all(1)
             (found,) = detector(image)
-            assert len(found) == visible.sum() > 0 and np.array_equal(found.labels, labels[visible])
-            assert np.abs(found.scores - scores[visible]).max() < 1e-4
+            assert len(found) > 0
+            assert_same(found, boxes, scores, labels)
     saved = models.save_fastdet(tmp_path / "one.safetensors", suppressed.module, dtype="float32")
     assert not models.load(saved).spec.nms_free  # folded: the other head is gone
     with pytest.raises(ValueError, match=f"nms_free must be False; {name} gives boxes for NMS"):

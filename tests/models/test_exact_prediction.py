@@ -136,12 +136,10 @@ def reference(module, image, auto, overlap, max_det, ideal):
 
 
 def assert_same(found, boxes, scores, labels):
-    """All of one and of the other, empty ones as well; scores that differ by less than 1e-4 may stand in either order."""
+    """All of one and of the other, empty ones too; scores less than 1e-4 apart may stand in either order."""
     assert len(found) == len(boxes) and np.abs(found.scores - scores).max() < 1e-4
     pairs = (found.labels[:, None] == labels) & (np.abs(found.scores[:, None] - scores) < 1e-4)
-    pairs &= (
-        np.abs(found.boxes[:, None] - boxes).max(-1) < 0.002
-    )  # pixels; overlap says little of slivers at the border
+    pairs &= np.abs(found.boxes[:, None] - boxes).max(-1) < 0.002  # pixels; slivers have no overlap
     assert pairs.any(0).all() and pairs.any(1).all()
 
 

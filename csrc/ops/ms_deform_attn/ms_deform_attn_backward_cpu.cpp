@@ -38,20 +38,6 @@ FD_HD void halve(A* sums, A* last) {
   for (int i = 0; i < 4; ++i) last[i] = sums[i] + sums[i + 4];
 }
 
-// Eight numbers in a register or two; GCC and clang know it, and lower it where there is no such register.
-template <typename A>
-struct Eight {
-  typedef A Vector __attribute__((vector_size(8 * sizeof(A))));
-  typedef A Low __attribute__((vector_size(4 * sizeof(A))));
-};
-
-template <typename A, typename T>
-FD_HD void load_eight(const T* from, typename Eight<A>::Vector* to) {
-  A numbers[8];
-  for (int i = 0; i < 8; ++i) numbers[i] = widen(from[i]);
-  memcpy(to, numbers, sizeof(numbers));
-}
-
 // 32 adjacent channels: left to itself, the compiler takes partial sums apart one by one.
 template <typename T, typename A>
 FD_HD void dot_samples(const A* FD_RESTRICT grad, const T* FD_RESTRICT head, std::int64_t token_stride, const Row<A>& row, int n,

@@ -10,25 +10,44 @@ namespace fastdet {
 namespace ms_deform_attn {
 namespace {
 
-// Channels [0, kChannels) of all samples of a row, adjacent in memory.
-template <int kChannels, typename T, typename A>
-FD_HD void add_samples(const T* FD_RESTRICT head, std::int64_t token_stride, const Row<A>& row, int n, T* FD_RESTRICT out) {
-  A total[kSums][kChannels];
+// 8 kVectors channels, adjacent in memory, of all samples of a row.
+template <int kVectors, typename T, typename A>
+FD_HD void add_samples(const Row<A>& row, int n, T* FD_RESTRICT out) {
+  using Vector = typename Eight<A>::Vector;
+  Vector total[kSums][kVectors];
   for (int part = 0; part < kSums; ++part) {
-    A sum[kChannels] = {};
+    Vector sum[kVectors] = {};
     for (int t = part; t < n; t += kSums) {
-      const T* const v0 = pixel(head, token_stride, row.token[0][t]);
-      const T* const v1 = pixel(head, token_stride, row.token[1][t]);
-      const T* const v2 = pixel(head, token_stride, row.token[2][t]);
-      const T* const v3 = pixel(head, token_stride, row.token[3][t]);
+      const T* const v0 = static_cast<const T*>(row.pixel[t][0]);
+      const T* const v1 = static_cast<const T*>(row.pixel[t][1]);
+      const T* const v2 = static_cast<const T*>(row.pixel[t][2]);
+      const T* const v3 = static_cast<const T*>(row.pixel[t][3]);
       const A w0 = row.tap[0][t], w1 = row.tap[1][t], w2 = row.tap[2][t], w3 = row.tap[3][t];
-      for (int d = 0; d < kChannels; ++d) {
-        sum[d] += mix(w0, widen(v0[d]), w1, widen(v1[d]), w2, widen(v2[d]), w3, widen(v3[d]));
+      for (int i = 0; i < kVectors; ++i) {
+        Vector p0, p1, p2, p3;
+        load_eight<A>(v0 + 8 * i, &p0), load_eight<A>(v1 + 8 * i, &p1);
+        load_eight<A>(v2 + 8 * i, &p2), load_eight<A>(v3 + 8 * i, &p3);
+        sum[i] += (w0 * p0 + w1 * p1) + (w2 * p2 + w3 * p3);
       }
     }
-    for (int d = 0; d < kChannels; ++d) total[part][d] = sum[d];
+    for (int i = 0; i < kVectors; ++i) total[part][i] = sum[i];
   }
-  for (int d = 0; d < kChannels; ++d) out[d] = narrow<T>((total[0][d] + total[2][d]) + (total[1][d] + total[3][d]));
+  for (int i = 0; i < kVectors; ++i) {
+    const Vector sums = (total[0][i] + total[2][i]) + (total[1][i] + total[3][i]);
+    A numbers[8];
+    memcpy(numbers, &sums, sizeof(numbers));
+    for (int d = 0; d < 8; ++d) out[8 * i + d] = narrow<T>(numbers[d]);
+  }
+}
+
+// Pixels inside the map move on to later channels; zeros stay.
+template <typename T, typename A>
+FD_HD void move_pixels(Row<A>* row, int n, int channels) {
+  for (int t = 0; t < n; ++t) {
+    for (int c = 0; c < 4; ++c) {
+      row->pixel[t][c] = static_cast<const T*>(row->pixel[t][c]) + (row->token[c][t] < 0 ? 0 : channels);
+    }
+  }
 }
 
 // Any number of channels at any stride.
@@ -52,21 +71,24 @@ FD_HD void add_samples_strided(const T* head, std::int64_t token_stride, std::in
 template <typename T, typename A>
 FD_HD void forward_rows(const MsDeformAttnParams& p, const SampleTable<A>& table, std::int64_t begin, std::int64_t end) {
   const TensorView& v = p.value;
+  const std::int64_t channels = p.channels();
   Row<A> rows[2];
   for (std::int64_t next = begin; next <= end; ++next) {
     if (next < end) prepare_row<T>(p, table, next, &rows[next & 1]);
     if (next == begin) continue;
     const std::int64_t i = next - 1;
-    const Row<A>& row = rows[i & 1];
+    Row<A>& row = rows[i & 1];
     const RowPlace at = row_place(p, i);
-    const T* head = v.as<const T>() + at.b * v.stride[0] + at.m * v.stride[2];
-    T* out = static_cast<T*>(p.out) + i * p.channels();
-    std::int64_t left = p.channels();
-    if (v.stride[3] == 1) {
-      for (; left >= 32; left -= 32, head += 32, out += 32) add_samples<32>(head, v.stride[1], row, table.samples, out);
-      for (; left >= 8; left -= 8, head += 8, out += 8) add_samples<8>(head, v.stride[1], row, table.samples, out);
+    const T* const head = v.as<const T>() + at.b * v.stride[0] + at.m * v.stride[2];
+    T* const out = static_cast<T*>(p.out) + i * channels;
+    std::int64_t d = 0;
+    while (v.stride[3] == 1 && channels - d >= 8) {
+      const int width = channels - d >= 32 ? 32 : 8;
+      width == 32 ? add_samples<4>(row, table.samples, out + d) : add_samples<1>(row, table.samples, out + d);
+      d += width;
+      if (channels - d >= 8) move_pixels<T>(&row, table.samples, width);
     }
-    add_samples_strided(head, v.stride[1], v.stride[3], row, table.samples, left, out);
+    add_samples_strided(head + d * v.stride[3], v.stride[1], v.stride[3], row, table.samples, channels - d, out + d);
   }
 }
 

@@ -2,7 +2,9 @@
 // CPU: the samples of one query and head side by side, so that places and weights are computed as vectors.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 
 #include "core/numeric.h"
@@ -17,13 +19,14 @@ namespace fastdet::ms_deform_attn {
 constexpr int kStep = 16;
 constexpr int kMaxSamples = MsDeformAttnParams::kMaxSamples;
 static_assert(kMaxSamples % kStep == 0);
+constexpr int kRowWidth = kMaxSamples + kStep;  // arrays a power of two apart would share few places of the nearest cache
 
 // What does not depend on query or head: the level of each sample, spread over arrays. Made once per call.
 template <typename A>
 struct SampleTable {
-  A width[kMaxSamples] = {}, height[kMaxSamples] = {};
-  std::int32_t pixels_x[kMaxSamples] = {}, pixels_y[kMaxSamples] = {}, start[kMaxSamples] = {};
-  std::int32_t cell_start[kMaxSamples] = {};
+  A width[kRowWidth] = {}, height[kRowWidth] = {};
+  std::int32_t pixels_x[kRowWidth] = {}, pixels_y[kRowWidth] = {}, start[kRowWidth] = {};
+  std::int32_t cell_start[kRowWidth] = {};
   LevelNumbers<A> numbers[MsDeformAttnParams::kMaxLevels];
   std::int64_t first_cell[MsDeformAttnParams::kMaxLevels];
   std::int64_t cells = 0;
@@ -48,13 +51,14 @@ struct SampleTable {
 // One row: the samples of a query and head.
 template <typename A>
 struct Row {
-  A x[kMaxSamples], y[kMaxSamples];  // locations
-  A weight[kMaxSamples];
-  A size_x[kMaxSamples], size_y[kMaxSamples];  // fused: of the reference, or of a pixel
-  A fx[kMaxSamples], fy[kMaxSamples];
-  A tap[4][kMaxSamples];               // weight times share, 0 outside
-  std::int32_t token[4][kMaxSamples];  // -1: outside
-  std::int32_t cell[kMaxSamples];      // -1: does not count
+  A x[kRowWidth], y[kRowWidth];  // locations
+  A weight[kRowWidth];
+  A size_x[kRowWidth], size_y[kRowWidth];  // fused: of the reference, or of a pixel
+  A fx[kRowWidth], fy[kRowWidth];
+  A tap[4][kRowWidth];               // weight times share, 0 outside
+  std::int32_t token[4][kRowWidth];  // -1: outside
+  const void* pixel[kRowWidth][4];   // of each corner; zeros where outside
+  std::int32_t cell[kRowWidth];      // -1: does not count
 };
 
 // Of another dtype; seldom, and not worth a copy in every loop that asks for it.
@@ -160,12 +164,27 @@ FD_HD void load_row(const MsDeformAttnParams& p, const SampleTable<A>& table, st
   }
 }
 
-alignas(64) inline constexpr unsigned char kNoPixel[kDotWidth * sizeof(double)] = {};
+constexpr std::int64_t kLine = 64;  // bytes of a cache line
+alignas(kLine) inline constexpr unsigned char kNoPixel[kDotWidth * sizeof(double)] = {};
 
-// Channels of a token and head from `channel` on, or zeros.
+// Channels of a token and head, or 32 zeros.
 template <typename T>
 FD_HD const T* pixel(const T* head, std::int64_t token_stride, std::int32_t token) {
   return token < 0 ? reinterpret_cast<const T*>(kNoPixel) : head + token * token_stride;
+}
+
+// Eight numbers in a register or two; GCC and clang know it, and lower it where there is no such register.
+template <typename A>
+struct Eight {
+  typedef A Vector __attribute__((vector_size(8 * sizeof(A))));
+  typedef A Low __attribute__((vector_size(4 * sizeof(A))));
+};
+
+template <typename A, typename T>
+FD_HD void load_eight(const T* from, typename Eight<A>::Vector* to) {
+  A numbers[8];
+  for (int i = 0; i < 8; ++i) numbers[i] = widen(from[i]);
+  memcpy(to, numbers, sizeof(numbers));
 }
 
 // Index of a row in [B, Q, M].
@@ -176,20 +195,22 @@ inline RowPlace row_place(const MsDeformAttnParams& p, std::int64_t row) {
   return {row / p.heads() / p.queries(), row / p.heads() % p.queries(), row % p.heads()};
 }
 
-// The samples of row i, and its pixels asked for: the maps seldom lie in the nearest cache, and a row is prepared a turn before
-// it is summed.
+// The samples of row i, and its pixels asked for: the maps seldom lie in a near cache, and a row is prepared a turn before it is
+// summed. They are asked into the second cache: the nearest has too few places for reads on their way, and would wait for each.
 template <typename T, typename A>
 FD_HD void prepare_row(const MsDeformAttnParams& p, const SampleTable<A>& table, std::int64_t i, Row<A>* row) {
   const RowPlace at = row_place(p, i);
   load_row(p, table, at.b, at.q, at.m, row);
   const TensorView& v = p.value;
   const T* const head = v.as<const T>() + at.b * v.stride[0] + at.m * v.stride[2];
-  const bool two_lines = p.channels() * static_cast<std::int64_t>(sizeof(T)) > 64;
+  const std::int64_t bytes = p.channels() * static_cast<std::int64_t>(sizeof(T));
+  const std::int64_t reach = std::min<std::int64_t>(reinterpret_cast<std::uintptr_t>(head) % kLine + bytes, 4 * kLine);
   for (int t = 0; t < table.samples; ++t) {
     for (int c = 0; c < 4; ++c) {
-      const char* const line = reinterpret_cast<const char*>(pixel(head, v.stride[1], row->token[c][t]));
-      __builtin_prefetch(line);
-      if (two_lines) __builtin_prefetch(line + 64);
+      const T* const at_corner = pixel(head, v.stride[1], row->token[c][t]);
+      row->pixel[t][c] = at_corner;
+      for (std::int64_t byte = 0; byte < reach; byte += kLine)
+        __builtin_prefetch(reinterpret_cast<const char*>(at_corner) + byte, 0, 2);
     }
   }
 }

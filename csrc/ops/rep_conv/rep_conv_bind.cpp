@@ -10,6 +10,7 @@
 #include "ops/rep_conv/rep_conv.h"
 #include "ops/rep_conv/rep_conv_plans.h"
 #include "ops/rep_conv/rep_conv_tiles.h"
+#include "ops/rep_conv/rep_conv_winograd.h"
 
 namespace fastdet::bindings {
 namespace {
@@ -73,6 +74,53 @@ py::object rep_conv2d(py::handle x, py::handle weight, py::handle bias, Pair str
                          params.x.dtype, channels_last, &result);
   params.workspace = call.workspace(rep_conv_cpu_workspace_bytes(params));
   call.run([&] { rep_conv_cpu(params); });
+  return result;
+}
+
+TensorView winograd_weight(Call& call, py::handle weight) {
+  const TensorView view = call.input("weight", weight, {DType::kFloat32}, 4);
+  FD_CHECK(view.shape[2] == 3 && view.shape[3] == 3, ValueError, "rep_conv2d: weight must be (O, I, 3, 3), got ",
+           shape_text(view));
+  const std::string missing = rep_conv::winograd_missing();
+  FD_CHECK(missing.empty(), RuntimeError, "rep_conv2d: backend 'winograd' was asked for, but ", missing);
+  return view;
+}
+
+// The weight as `winograd` reads it, one array of float32.
+py::object rep_conv2d_winograd_pack(py::handle weight, bool channels_last) {
+  Call call("rep_conv2d", "cpu");
+  const TensorView view = winograd_weight(call, weight);
+  py::object result;
+  const TensorView packed = call.output({rep_conv::winograd_packed_floats(view, channels_last)}, DType::kFloat32, &result);
+  call.run([&] { rep_conv::winograd_pack(view, channels_last, packed.as<float>()); });
+  return result;
+}
+
+py::object rep_conv2d_winograd(py::handle x, py::handle weight, py::handle packed, py::handle bias, Pair padding,
+                               const std::string& activation, py::handle residual, bool add_first, bool channels_last) {
+  const char* op = "rep_conv2d";
+  Call call(op, "cpu");
+  RepConvParams params;
+  params.x = call.input("x", x, {DType::kFloat32}, 4);
+  params.weight = winograd_weight(call, weight);
+  params.epilogue = epilogue_of(call, op, params.x.dtype, bias, activation, residual, add_first);
+  std::copy(padding.begin(), padding.end(), params.padding);
+  rep_conv_check(params);
+  const std::string why = rep_conv::winograd_obstacle(params, channels_last);
+  FD_CHECK(why.empty(), RuntimeError, op, ": backend 'winograd' was asked for, but ", why);
+  const float* transformed = nullptr;
+  if (!packed.is_none()) {
+    const TensorView view = call.input("packed", packed, {DType::kFloat32}, 1);
+    const std::int64_t floats = rep_conv::winograd_packed_floats(params.weight, channels_last);
+    FD_CHECK(view.shape[0] == floats && view.stride[0] == 1, ValueError, op, ": packed must be (", floats, ",), got ",
+             shape_text(view));
+    transformed = view.as<const float>();
+  }
+  py::object result;
+  params.out = output_of(call, {params.x.shape[0], params.weight.shape[0], params.out_size(0), params.out_size(1)},
+                         params.x.dtype, channels_last, &result);
+  params.workspace = call.workspace(rep_conv::winograd_workspace_bytes(params, channels_last, transformed != nullptr));
+  call.run([&] { rep_conv::winograd_cpu(params, channels_last, transformed); });
   return result;
 }
 
@@ -186,6 +234,9 @@ void bias_act_in_place(py::handle x, py::handle bias, const std::string& activat
 
 void bind_rep_conv(py::module_& module) {
   module.def("rep_conv2d", &rep_conv2d);
+  module.def("rep_conv2d_winograd", &rep_conv2d_winograd);
+  module.def("rep_conv2d_winograd_pack", &rep_conv2d_winograd_pack);
+  module.def("rep_conv_winograd_missing", &rep_conv::winograd_missing);
   module.def("rep_conv2d_fused", &rep_conv2d_fused);
   module.def("rep_conv_fused_missing", &fused_missing);
   module.def("rep_conv_plan_key", &rep_conv_plan_key);

@@ -73,16 +73,16 @@ def library_missing(name: str) -> str:
     return _core.rep_conv_fused_missing(name)
 
 
-def obstacle(name: str, x: Tensor, weight: Tensor, groups: int, forced: str) -> str:
+def obstacle(name: str, x: Tensor, weight: Tensor, groups: int, forced: str, stride: Sequence[int] = (1, 1)) -> str:
     """Why the implementation ``name`` cannot run; empty if it can."""
     on_cpu = x.device.type == "cpu"
+    if name in ("native", "winograd", "onednn") and (not on_cpu or forced == "cuda"):
+        return "it runs on the CPU only"
     if name == "native":
-        if not on_cpu or forced == "cuda":
-            return "it runs on the CPU only"
         return "" if x.dtype in _NATIVE_DTYPES else f"it does not compute {_name(x.dtype)}"
+    if name == "winograd":
+        return rep_conv.winograd_obstacle(x, weight, stride, groups)
     if name == "onednn":
-        if not on_cpu or forced == "cuda":
-            return "it runs on the CPU only"
         if x.numel() == 0 or weight.numel() == 0:
             return "there is nothing to convolve"
         return onednn_obstacle(x.dtype)
@@ -95,13 +95,13 @@ def obstacle(name: str, x: Tensor, weight: Tensor, groups: int, forced: str) -> 
     return ""
 
 
-def candidates(x: Tensor, weight: Tensor, groups: int, method: str, forced: str) -> list[str]:
+def candidates(x: Tensor, weight: Tensor, stride: Sequence[int], groups: int, method: str, forced: str) -> list[str]:
     """The implementations for these tensors, best first; ``forced`` is what ``fastdet.ops.backend`` says.
 
     Those of ``FUSED`` may still refuse a shape when they plan for it.
     """
     if method != "auto":
-        why = obstacle(method, x, weight, groups, forced)
+        why = obstacle(method, x, weight, groups, forced, stride)
         if why:
             raise RuntimeError(f"rep_conv2d: backend {method!r} was asked for, but {why}")
         return [method]
@@ -113,9 +113,10 @@ def candidates(x: Tensor, weight: Tensor, groups: int, method: str, forced: str)
         whole = x.dtype in (torch.float32, torch.float64) or not onednn_obstacle(x.dtype)
         preferred = ("onednn", "torch") if channels_last(x) else ("torch",)
         preferred = preferred if whole else ("native", "torch")
+        preferred = ("winograd", *preferred) if rep_conv.worth_winograd(x, weight) else preferred
     else:
         preferred = (*FUSED, "torch")
-    return [name for name in preferred if not obstacle(name, x, weight, groups, forced)]
+    return [name for name in preferred if not obstacle(name, x, weight, groups, forced, stride)]
 
 
 def choose(
@@ -132,7 +133,7 @@ def choose(
     forced: str,
 ) -> str:
     """The implementation that runs: the first candidate, of ``FUSED`` the first that has a plan for this call."""
-    names = candidates(x, weight, groups, method, forced)
+    names = candidates(x, weight, stride, groups, method, forced)
     for name in names:
         if name not in FUSED:
             return name
@@ -175,6 +176,8 @@ def run(
         last = channels_last(x)
         y = _core.rep_conv2d(x, weight, bias, list(stride), list(padding), groups, *epilogue, last)
         return y.permute(0, 3, 1, 2) if last else y
+    if name == "winograd":
+        return run_winograd(x, weight, None, channels_last(x), bias, padding, *epilogue)
     if name == "onednn":
         y = fused_onednn(x, weight, bias, stride, padding, groups, *epilogue)
         return y.contiguous(memory_format=memory_format(x))
@@ -185,6 +188,29 @@ def run(
         _core.bias_act_in_place(y, bias, *epilogue, forced)
         return y
     return _finish_(y, *epilogue)
+
+
+def run_winograd(
+    x: Tensor,
+    weight: Tensor,
+    packed: Tensor | None,
+    last: bool,
+    bias: Tensor | None,
+    padding: Sequence[int],
+    activation: str,
+    residual: Tensor | None,
+    add_first: bool,
+) -> Tensor:
+    """The convolution by fewer products, channels_last where ``last``; ``packed``: the weight transformed for that."""
+
+    def dense(a: Tensor | None) -> Tensor | None:
+        if a is None or (not last and a.stride(3) == 1):
+            return a
+        return a.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+    attributes = (bias, list(padding), activation, dense(residual), add_first, last)
+    y: Tensor = _core.rep_conv2d_winograd(dense(x), weight, packed, *attributes)
+    return y.permute(0, 3, 1, 2) if last else y
 
 
 def fused_onednn(
@@ -322,15 +348,15 @@ def _name(dtype: torch.dtype) -> str:
 
 
 class PackedRepConv:
-    """A convolution of ``rep_conv2d`` whose weight is kept in the layout that oneDNN computes with.
+    """A convolution of ``rep_conv2d`` whose weight is kept in the form that is computed with.
 
     Called with ``x`` (B, I, H, W) and, if there is one, the residual. Results are channels_last, whatever ``x`` is, so
-    that a chain of these converts the first input only. It computes what ``rep_conv2d(backend="onednn")`` does and has
-    no gradient. Where oneDNN cannot run, ``backend`` says so and ``rep_conv2d`` is called with the plain weight.
+    that a chain of these converts the first input only. It computes what ``rep_conv2d`` does with this ``backend`` and
+    has no gradient. Where neither can run, ``backend`` says so and ``rep_conv2d`` is called with the plain weight.
 
     Attributes:
-        backend: ``"onednn"`` or ``"auto"``.
-        why_not: why oneDNN cannot run; empty where it can.
+        backend: ``"winograd"``, ``"onednn"`` or ``"auto"``.
+        why_not: why oneDNN, where it was wanted, cannot run; empty where the weight is packed.
     """
 
     def __init__(
@@ -344,21 +370,31 @@ class PackedRepConv:
         add_first: bool,
         input_shape: Sequence[int] | None,
     ):
+        self._bias = None if bias is None else bias.detach()
+        self._attributes = (list(stride), list(padding), groups, activation)
+        self._add_first = add_first
+        self._plain = self._packed = weight.detach()
+        self.why_not = ""
+        wide = min(weight.shape[:2]) >= rep_conv.WINOGRAD_CHANNELS and weight.device.type == "cpu"
+        if wide and not rep_conv.winograd_obstacle(weight, weight, stride, groups):
+            self.backend = "winograd"
+            self._packed = _core.rep_conv2d_winograd_pack(self._plain, True)
+            return
         self.why_not = "it runs on the CPU only" if weight.device.type != "cpu" else onednn_obstacle(weight.dtype)
         if not self.why_not and weight.numel() == 0:
             self.why_not = "there is nothing to convolve"
         self.backend = "auto" if self.why_not else "onednn"
-        self._bias = None if bias is None else bias.detach()
-        self._attributes = (list(stride), list(padding), groups, activation)
-        self._add_first = add_first
-        self._plain = self._weight = weight.detach()
         if not self.why_not:
             given = None if input_shape is None else list(input_shape)
-            self._weight = torch.ops.mkldnn._reorder_convolution_weight(
-                self._weight, list(padding), list(stride), [1, 1], groups, given
+            self._packed = torch.ops.mkldnn._reorder_convolution_weight(
+                self._plain, list(padding), list(stride), [1, 1], groups, given
             )
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         if self.why_not or x.numel() == 0:
             return rep_conv.REP_CONV2D(x, self._plain, self._bias, *self._attributes, residual, self._add_first, "auto")
-        return fused_onednn(x, self._weight, self._bias, *self._attributes, residual, self._add_first)
+        _, padding, _, activation = self._attributes
+        if self.backend == "winograd":
+            epilogue = (activation, residual, self._add_first)
+            return run_winograd(x, self._plain, self._packed, True, self._bias, padding, *epilogue)
+        return fused_onednn(x, self._packed, self._bias, *self._attributes, residual, self._add_first)

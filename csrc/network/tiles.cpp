@@ -215,6 +215,26 @@ FD_WIDE void multiply_depthwise_nine(const char* in, Index pixel, const Index* t
   }
 }
 
+template <bool kHalf, bool kAverage>
+FD_WIDE void reduce_as(const char* in, char* out, const Index* taps, Index tap_count, Index channels, float factor) {
+  constexpr Index kSize = kHalf ? 2 : 4;
+  for (Index c = 0; c < channels; c += kLanes) {
+    const __mmask16 mask = first(channels - c);
+    __m512 value = load(in + (taps[0] + c) * kSize, kHalf, mask);
+    for (Index t = 1; t < tap_count; ++t) {
+      const __m512 other = load(in + (taps[t] + c) * kSize, kHalf, mask);
+      if constexpr (kAverage) {
+        value = _mm512_add_ps(value, other);
+      } else {
+        // The second operand passes where either is NaN, so a NaN in `other` passes, as max_pool2d lets it, and one in `value` is
+        // kept.
+        value = _mm512_mask_mov_ps(_mm512_max_ps(value, other), _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q), value);
+      }
+    }
+    store(out + c * kSize, kHalf, mask, kAverage ? _mm512_mul_ps(value, _mm512_set1_ps(factor)) : value);
+  }
+}
+
 }  // namespace
 
 Multiply multiply(Index pixels, Index blocks, bool half) {
@@ -267,19 +287,9 @@ FD_WIDE void softmax(float* values, Index count, Index padded) {
 
 FD_WIDE void reduce(const char* in, char* out, bool half, const Index* taps, Index tap_count, Index channels, bool average,
                     float factor) {
-  const Index size = size_of(half);
-  for (Index c = 0; c < channels; c += kLanes) {
-    const __mmask16 mask = first(channels - c);
-    __m512 value = load(in + (taps[0] + c) * size, half, mask);
-    for (Index t = 1; t < tap_count; ++t) {
-      const __m512 other = load(in + (taps[t] + c) * size, half, mask);
-      // The second operand passes where either is NaN, as max_pool2d lets it pass.
-      const __m512 larger = _mm512_mask_mov_ps(other, _mm512_cmp_ps_mask(value, other, _CMP_GT_OQ), value);
-      value = average ? _mm512_add_ps(value, other)
-                      : _mm512_mask_mov_ps(larger, _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q), value);
-    }
-    store(out + c * size, half, mask, average ? _mm512_mul_ps(value, _mm512_set1_ps(factor)) : value);
-  }
+  const auto run = half ? (average ? reduce_as<true, true> : reduce_as<true, false>)
+                        : (average ? reduce_as<false, true> : reduce_as<false, false>);
+  run(in, out, taps, tap_count, channels, factor);
 }
 
 FD_WIDE void add_channels(const char* a, const char* b, char* out, bool half, Index channels) {

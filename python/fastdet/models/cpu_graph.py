@@ -206,8 +206,8 @@ class _Plan:
         if buffer.scratch is not None:
             floats: int = _core.network_attention_scratch(height * width, *buffer.scratch)
             return 4 * floats
-        cells = (height + 2 * buffer.halo) * (width + 2 * buffer.halo) * buffer.channels
-        return cells * (2 if buffer.half else 4)
+        cells = (height + 2 * buffer.halo) * (width + 2 * buffer.halo)
+        return cells * (buffer.channels if buffer.planes else buffer.pixel) * (2 if buffer.half else 4)
 
     def _place(self, steps: Sequence[StepOf]) -> tuple[dict[Buffer, int], int]:
         """Where each buffer begins in the arena: those that are needed at the same time do not overlap."""
@@ -236,7 +236,7 @@ class _Plan:
         if root.planes:
             row, pixel, plane = width + 2 * halo, 1, (height + 2 * halo) * (width + 2 * halo)
         else:
-            row, pixel, plane = (width + 2 * halo) * root.channels, root.channels, 0
+            row, pixel, plane = (width + 2 * halo) * root.pixel, root.pixel, 0
         offset = size * (halo * row + halo * pixel + first)
         return _core.NetworkMap(
             root.place,

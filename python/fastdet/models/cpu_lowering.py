@@ -18,6 +18,7 @@ from fastdet.models.graph_model import GraphModel
 
 _ACTIVATIONS: Mapping[type[nn.Module], int] = {nn.ReLU: 1, nn.SiLU: 2, nn.LeakyReLU: 3}
 _LARGEST = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+_LINE, _FEW_SETS = 64, 2048  # bytes
 _AVERAGE = ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
 
 
@@ -36,6 +37,14 @@ class Buffer:
     halo: int = 0
     parent: tuple[Buffer, int] | None = None
     scratch: tuple[int, int, int] | None = None
+
+    @property
+    def pixel(self) -> int:
+        """Elements from one pixel to the next. Where pixels lay 2048 bytes apart, few sets of the cache would hold all."""
+        if self.place >= 0 or self.planes:
+            return 1 if self.planes else self.channels
+        size = 2 if self.half else 4
+        return self.channels + (_LINE // size if self.channels * size % _FEW_SETS == 0 else 0)
 
     def root(self) -> tuple[Buffer, int]:
         """The outermost buffer, and where in it this one begins."""

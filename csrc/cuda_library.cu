@@ -16,6 +16,7 @@
 #include "ops/ms_deform_attn/ms_deform_attn.h"
 #include "ops/nms/nms.h"
 #include "ops/rep_conv/rep_conv.h"
+#include "ops/task_aligned/task_aligned.h"
 #include "ops/topk_detections/topk_detections.h"
 
 namespace fastdet {
@@ -110,6 +111,7 @@ const CudaTable table = {
     launcher<MsDeformAttnParams, ms_deform_attn_backward_cuda>,
     launcher<BoxIouLossParams, box_iou_loss_cuda>,
     launcher<BoxIouLossBackwardParams, box_iou_loss_backward_cuda>,
+    launcher<TaskAlignedParams, task_aligned_cuda>,
 };
 
 }  // namespace

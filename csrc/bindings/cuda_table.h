@@ -20,6 +20,7 @@ struct TopkParams;
 struct MsDeformAttnParams;
 struct BoxIouLossParams;
 struct BoxIouLossBackwardParams;
+struct TaskAlignedParams;
 
 struct CudaTable {
   static constexpr std::uint32_t kAbi = 1;
@@ -58,6 +59,7 @@ struct CudaTable {
   Launcher<MsDeformAttnParams> ms_deform_attn_backward;
   Launcher<BoxIouLossParams> box_iou_loss;
   Launcher<BoxIouLossBackwardParams> box_iou_loss_backward;
+  Launcher<TaskAlignedParams> task_aligned;
 };
 
 }  // namespace fastdet

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastdet.ops.aligned_ota import Assignment, aligned_ota_assign
+from fastdet.ops.task_aligned import task_aligned_assign
 
 
 class PaddedTargets(NamedTuple):
@@ -79,4 +80,31 @@ def aligned_ota(
     return aligned_ota_assign(
         scores, boxes, points, strides, truth.boxes, truth.labels, truth.counts,
         center_radius=center_radius, topk=topk, class_weight=class_weight, iou_weight=iou_weight,
+    )  # fmt: skip
+
+
+def task_aligned(
+    scores: Tensor,
+    boxes: Tensor,
+    points: Tensor,
+    truth: PaddedTargets,
+    *,
+    topk: int = 10,
+    second_topk: int | None = None,
+    alpha: float = 0.5,
+    beta: float = 6.0,
+    small_size: float = 0.0,
+    conflict: str = "overlap",
+) -> Assignment:
+    """Task-aligned assignment (TOOD, arXiv 2108.07755) for a batch; see ``fastdet.ops.task_aligned_assign``.
+
+    Args:
+        scores: [B, A, C] in [0, 1]. boxes: [B, A, 4] decoded, xyxy input pixels. points: [A, 2], pixels.
+        truth: B pictures. All float32, on one device.
+        small_size: sides of ground truths below it are widened to it when looking for anchors, pixels.
+    """
+    return task_aligned_assign(
+        scores, boxes, points, truth.boxes, truth.labels, truth.counts,
+        topk=topk, second_topk=second_topk, alpha=alpha, beta=beta,
+        small_below=small_size, small_size=small_size, conflict=conflict,
     )  # fmt: skip

@@ -93,6 +93,15 @@ from fastdet.ops.rep_conv import (
     rep_conv2d_backward_reference,
     rep_conv2d_reference,
 )
+from fastdet.ops.task_aligned import (
+    TASK_ALIGNED_ASSIGN,
+    TASK_ALIGNED_COST,
+    TaskAlignedCost,
+    task_aligned_assign,
+    task_aligned_assign_reference,
+    task_aligned_cost,
+    task_aligned_cost_reference,
+)
 from fastdet.ops.topk_detections import TOPK_DETECTIONS, topk_detections, topk_detections_reference
 
 OPS = (
@@ -119,6 +128,8 @@ OPS = (
     MS_DEFORM_ATTN_FUSED_BACKWARD,
     BOX_IOU_LOSS,
     BOX_IOU_LOSS_BACKWARD,
+    TASK_ALIGNED_ASSIGN,
+    TASK_ALIGNED_COST,
 )
 
 __all__ = [
@@ -131,6 +142,7 @@ __all__ = [
     "Kept",
     "Letterbox",
     "RepBranch",
+    "TaskAlignedCost",
     "aligned_ota_assign",
     "aligned_ota_assign_reference",
     "aligned_ota_cost",
@@ -186,6 +198,10 @@ __all__ = [
     "rep_conv2d_backward",
     "rep_conv2d_backward_reference",
     "rep_conv2d_reference",
+    "task_aligned_assign",
+    "task_aligned_assign_reference",
+    "task_aligned_cost",
+    "task_aligned_cost_reference",
     "topk_detections",
     "topk_detections_reference",
 ]

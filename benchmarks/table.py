@@ -28,6 +28,7 @@ CHOSEN = (
     ("ms_deform_attn", "forward, RT-DETRv2-L decoder, batch 1"),
     ("ms_deform_attn", "forward and backward, RT-DETRv2-L decoder, batch 1"),
     ("latency", "yolo11n"),
+    ("latency", "yolo26n"),
 )
 
 

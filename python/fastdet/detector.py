@@ -218,14 +218,17 @@ class Detector:
                 on_stage("letterbox", pictures, {"input": batch})
             raw = stack.enter_context(self._raw(torch.as_tensor(batch), keep=on_stage is not None))
             maps = self.module.head_maps(raw) if hasattr(self.module, "head_maps") else None
-            if maps is None or spec.nms_free or classes is not None or on_stage is not None:
+            if maps is None or classes is not None or on_stage is not None:
                 boxes, scores = self.module.decode(raw) if maps is None else ops.decode_boxes(*maps)
                 if on_stage is not None:
                     on_stage("head", pictures, _levels(self.module, raw, spec.strides))
                     on_stage("decoded", pictures, {"boxes": boxes, "scores": scores})
                 kept = self._keep(boxes, scores, options, classes)
-            else:  # the same bits in one step
-                kept = ops.detect(*maps, **self._suppression(options))
+            elif spec.nms_free and options.iou_threshold is None:  # the same bits in one step, here and below
+                most = spec.predict_max_det if options.max_det is None else options.max_det
+                kept = self.module.best_candidates(maps, score_threshold=options.score_threshold, max_det=most)
+            else:
+                kept = ops.detect(*maps, multi_label=spec.nms_free, **self._suppression(options))
             if on_stage is not None:
                 on_stage("kept", pictures, kept._asdict())
         kept = ops.Kept(*(value.cpu().numpy() for value in kept))

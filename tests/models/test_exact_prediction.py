@@ -188,15 +188,25 @@ def test_classes_of_an_nms_free_model_are_chosen_after_the_cut():
     assert np.array_equal(some.boxes, everything.boxes[wanted])
 
 
-@pytest.mark.parametrize("name", ["yolov5n-seg", "yolo11n"])
-def test_one_step_and_stage_by_stage_are_the_same(name):
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("yolov5n-seg", {}),
+        ("yolo11n", {}),
+        ("yolo26n", {}),
+        ("yolov10n", {"max_det": 7}),
+        ("yolo26n", {"iou_threshold": 0.5}),
+    ],
+)
+def test_one_step_and_stage_by_stage_are_the_same(name, options):
     module = lively_module(name, PICTURES, size=(SIZE, SIZE))
     detector = Detector(module)
-    short = detector(PICTURES, score_threshold=0.1)
-    stages = detector(PICTURES, score_threshold=0.1, on_stage=lambda *_: None)
-    filtered = detector(PICTURES, score_threshold=0.1, classes=range(4))
+    options = {"score_threshold": 0.1, **options}
+    short = detector(PICTURES, **options)
+    stages = detector(PICTURES, **options, on_stage=lambda *_: None)
+    filtered = detector(PICTURES, **options, classes=range(4))
     for a, *others in zip(short, stages, filtered):
-        assert len(a) > 10
+        assert len(a) > 6
         for b in others:
             assert np.array_equal(a.boxes, b.boxes) and np.array_equal(a.scores, b.scores)
             assert np.array_equal(a.labels, b.labels)

@@ -40,7 +40,7 @@ class Buffer:
 
     @property
     def pixel(self) -> int:
-        """Elements from one pixel to the next. Where pixels lay 2048 bytes apart, few sets of the cache would hold all."""
+        """Elements from one pixel to the next. 2048 bytes apart, pixels of a tile would share few sets of the cache."""
         if self.place >= 0 or self.planes:
             return 1 if self.planes else self.channels
         size = 2 if self.half else 4

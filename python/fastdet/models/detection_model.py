@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fastdet.models.fuse import fuse
-from fastdet.models.heads import HeadMaps, top_detections
+from fastdet.models.heads import HeadMaps, top_candidates, top_detections
 from fastdet.models.model_spec import ModelSpec, default_names
 from fastdet.ops import Kept
 
@@ -52,6 +52,10 @@ class DetectionModel(nn.Module):
     def best_pairs(self, boxes: Tensor, scores: Tensor, *, max_det: int, **options: Any) -> Kept:
         """What a model whose ``spec.nms_free`` is True finds among decoded boxes; see ``heads.top_detections``."""
         return top_detections(boxes, scores, max_det=max_det, **options)
+
+    def best_candidates(self, maps: HeadMaps, **options: Any) -> Kept:
+        """The same from raw maps, in one step; see ``heads.top_candidates``."""
+        return top_candidates(maps, **options)
 
     def choose_head(self, *, nms_free: bool) -> None:
         """Of a model with a head for either, predict with the one that needs no suppression, or with the other.

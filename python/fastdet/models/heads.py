@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastdet.ops import HeadFormat, Kept, topk_detections
+from fastdet.ops import HeadFormat, Kept, decode_candidates, topk_detections
 
 
 class RawHead(NamedTuple):
@@ -163,3 +163,16 @@ def top_detections(
     ordered = torch.take_along_dim(kept.boxes, order[..., None], 1) * wanted[..., None]
     labels, index = (column.masked_fill(~wanted, -1) for column in rows[1:])
     return Kept(ordered, rows[0] * wanted, labels, index, wanted.sum(1, dtype=torch.int32))
+
+
+def top_candidates(maps: HeadMaps, *, score_threshold: float, max_det: int = 300) -> Kept:
+    """``top_detections`` from raw maps, with a threshold of at least 0: the same bits without dense scores.
+
+    Never more pairs than there are cells, as YOLOv10's and YOLO26's own selection gives.
+    """
+    cells = sum(level[0, ..., 0, :, :].numel() for level in maps.logits)
+    number = min(max_det, cells)
+    kept = decode_candidates(*maps, score_threshold=score_threshold, max_candidates=number, multi_label=True)
+    order = torch.argsort(kept.scores, dim=1, descending=True, stable=True)  # rows past the count hold 0
+    rows = [torch.take_along_dim(column, order, 1) for column in (kept.scores, kept.labels, kept.index)]
+    return Kept(torch.take_along_dim(kept.boxes, order[..., None], 1), *rows, kept.count)

@@ -174,5 +174,6 @@ def top_candidates(maps: HeadMaps, *, score_threshold: float, max_det: int = 300
     number = min(max_det, cells)
     kept = decode_candidates(*maps, score_threshold=score_threshold, max_candidates=number, multi_label=True)
     order = torch.argsort(kept.scores, dim=1, descending=True, stable=True)  # rows past the count hold 0
-    rows = [torch.take_along_dim(column, order, 1) for column in (kept.scores, kept.labels, kept.index)]
-    return Kept(torch.take_along_dim(kept.boxes, order[..., None], 1), *rows, kept.count)
+    boxes = torch.take_along_dim(kept.boxes, order[..., None], 1)
+    scores, labels, index = (torch.take_along_dim(each, order, 1) for each in (kept.scores, kept.labels, kept.index))
+    return Kept(boxes, scores, labels, index, kept.count)

@@ -40,15 +40,14 @@ FD_HD void halve(A* sums, A* last) {
 
 // 32 adjacent channels: left to itself, the compiler takes partial sums apart one by one.
 template <typename T, typename A>
-FD_HD void dot_samples(const A* FD_RESTRICT grad, const T* FD_RESTRICT head, std::int64_t token_stride, const Row<A>& row, int n,
-                       Dots<A>* FD_RESTRICT dots) {
+FD_HD void dot_samples(const A* FD_RESTRICT grad, const Row<A>& row, int n, Dots<A>* FD_RESTRICT dots) {
   using Vector = typename Eight<A>::Vector;
   using Low = typename Eight<A>::Low;
   Vector g[4];
   for (int i = 0; i < 4; ++i) load_eight<A>(grad + 8 * i, &g[i]);
   for (int t = 0; t < n; ++t) {
     for (int c = 0; c < 4; ++c) {
-      const T* const v = pixel(head, token_stride, row.token[c][t]);
+      const T* const v = static_cast<const T*>(row.pixel[t][c]);
       Vector v0, v1, v2, v3;
       load_eight<A>(v, &v0), load_eight<A>(v + 8, &v1), load_eight<A>(v + 16, &v2), load_eight<A>(v + 24, &v3);
       const Vector sums = (g[0] * v0 + g[2] * v2) + (g[1] * v1 + g[3] * v3);
@@ -81,12 +80,12 @@ FD_HD void dot_samples_strided(const A* grad, const T* head, std::int64_t token_
 }
 
 template <typename T, typename A>
-FD_HD void dot_row(const Backward<A>& work, const A* grad, std::int64_t b, std::int64_t m, const Row<A>& row, Dots<A>* dots) {
+FD_HD void dot_row(const Backward<A>& work, const A* grad, const Row<A>& row, Dots<A>* dots) {
   const TensorView& v = work.p.value;
-  const T* const head = v.as<const T>() + b * v.stride[0] + m * v.stride[2];
+  const T* const head = v.as<const T>() + row.place.b * v.stride[0] + row.place.m * v.stride[2];
   const std::int64_t channels = work.p.channels();
   const int n = work.table.samples;
-  if (v.stride[3] == 1 && channels == 32) return dot_samples(grad, head, v.stride[1], row, n, dots);
+  if (v.stride[3] == 1 && channels == 32) return dot_samples<T>(grad, row, n, dots);
   dot_samples_strided(grad, head, v.stride[1], v.stride[3], channels, row, n, dots);
 }
 
@@ -142,28 +141,23 @@ FD_HD void backward_rows(const Backward<A>& work, std::int64_t begin, std::int64
   const int n = work.table.samples;
   const bool dots_wanted = p.grad_locations != nullptr || p.grad_weights != nullptr;
   Dots<A> dots;
-  Row<A> rows[2];
-  for (std::int64_t next = begin; next <= end; ++next) {
-    if (next < end) prepare_row<T>(p, work.table, next, &rows[next & 1]);
-    if (next == begin) continue;
-    const std::int64_t i = next - 1;
-    Row<A>& row = rows[i & 1];
-    const RowPlace place = row_place(p, i);
+  for_rows<T>(p, work.table, begin, end, [&](std::int64_t i, Row<A>* row) FD_INLINE_LAMBDA {
+    const RowPlace& place = row->place;
     if (p.grad_value != nullptr) {
       const std::int64_t at = (place.b * p.heads() + place.m) * work.lists.per_head + place.q * n;
       for (int t = 0; t < n; ++t) {
-        work.lists.taps[at + t] = {{row.tap[0][t], row.tap[1][t], row.tap[2][t], row.tap[3][t]}};
-        work.lists.cell[at + t] = row.cell[t];
+        work.lists.taps[at + t] = {{row->tap[0][t], row->tap[1][t], row->tap[2][t], row->tap[3][t]}};
+        work.lists.cell[at + t] = row->cell[t];
       }
     }
-    if (!dots_wanted) continue;
+    if (!dots_wanted) return;
     for (int t = n; t % kStep != 0; ++t) {
       for (int c = 0; c < 4; ++c) memset(dots.corner[c][t], 0, sizeof(dots.corner[c][t]));
     }
-    dot_row<T>(work, work.grad_out + i * p.channels(), place.b, place.m, row, &dots);
-    differentiate_row(work, dots, &row);
-    store_row(p, i * n, n, row);
-  }
+    dot_row<T>(work, work.grad_out + i * p.channels(), *row, &dots);
+    differentiate_row(work, dots, row);
+    store_row(p, i * n, n, *row);
+  });
 }
 
 // Counting sort of the samples of one image and head by cell; equal cells keep the order of samples.

@@ -23,6 +23,7 @@ FD_HD void add_samples(const Row<A>& row, int n, T* FD_RESTRICT out) {
       const T* const v2 = static_cast<const T*>(row.pixel[t][2]);
       const T* const v3 = static_cast<const T*>(row.pixel[t][3]);
       const A w0 = row.tap[0][t], w1 = row.tap[1][t], w2 = row.tap[2][t], w3 = row.tap[3][t];
+#pragma GCC unroll 4
       for (int i = 0; i < kVectors; ++i) {
         Vector p0, p1, p2, p3;
         load_eight<A>(v0 + 8 * i, &p0), load_eight<A>(v1 + 8 * i, &p1);
@@ -72,24 +73,18 @@ template <typename T, typename A>
 FD_HD void forward_rows(const MsDeformAttnParams& p, const SampleTable<A>& table, std::int64_t begin, std::int64_t end) {
   const TensorView& v = p.value;
   const std::int64_t channels = p.channels();
-  Row<A> rows[2];
-  for (std::int64_t next = begin; next <= end; ++next) {
-    if (next < end) prepare_row<T>(p, table, next, &rows[next & 1]);
-    if (next == begin) continue;
-    const std::int64_t i = next - 1;
-    Row<A>& row = rows[i & 1];
-    const RowPlace at = row_place(p, i);
-    const T* const head = v.as<const T>() + at.b * v.stride[0] + at.m * v.stride[2];
+  for_rows<T>(p, table, begin, end, [&](std::int64_t i, Row<A>* row) FD_INLINE_LAMBDA {
+    const T* const head = v.as<const T>() + row->place.b * v.stride[0] + row->place.m * v.stride[2];
     T* const out = static_cast<T*>(p.out) + i * channels;
     std::int64_t d = 0;
     while (v.stride[3] == 1 && channels - d >= 8) {
       const int width = channels - d >= 32 ? 32 : 8;
-      width == 32 ? add_samples<4>(row, table.samples, out + d) : add_samples<1>(row, table.samples, out + d);
+      width == 32 ? add_samples<4>(*row, table.samples, out + d) : add_samples<1>(*row, table.samples, out + d);
       d += width;
-      if (channels - d >= 8) move_pixels<T>(&row, table.samples, width);
+      if (channels - d >= 8) move_pixels<T>(row, table.samples, width);
     }
-    add_samples_strided(head + d * v.stride[3], v.stride[1], v.stride[3], row, table.samples, channels - d, out + d);
-  }
+    add_samples_strided(head + d * v.stride[3], v.stride[1], v.stride[3], *row, table.samples, channels - d, out + d);
+  });
 }
 
 FD_TARGET_CLONES void forward_float(const MsDeformAttnParams& p, const SampleTable<float>& table, std::int64_t begin,

@@ -48,9 +48,15 @@ struct SampleTable {
   }
 };
 
+// Index of a row in [B, Q, M].
+struct RowPlace {
+  std::int64_t b, q, m;
+};
+
 // One row: the samples of a query and head.
 template <typename A>
 struct Row {
+  RowPlace place;
   A x[kRowWidth], y[kRowWidth];  // locations
   A weight[kRowWidth];
   A size_x[kRowWidth], size_y[kRowWidth];  // fused: of the reference, or of a pixel
@@ -80,18 +86,30 @@ FD_HD void load_numbers(const TensorView& view, std::int64_t at, std::int64_t st
   }
 }
 
+// In whole steps: what is behind the last logit must not be a number, and stays so.
 template <typename A>
 FD_HD void softmax(A* logits, int n) {
-  if (n == 0) return;
-  A largest = logits[0];
-  for (int t = 1; t < n; ++t) largest = logits[t] > largest ? logits[t] : largest;
+  A largest[kStep];
+  for (int i = 0; i < kStep; ++i) largest[i] = -std::numeric_limits<A>::infinity();
   for (int step = 0; step < n; step += kStep) {
-    for (int t = step; t < step + kStep; ++t) logits[t] = exp_exact(logits[t] - largest);
+    for (int i = 0; i < kStep; ++i) largest[i] = logits[step + i] > largest[i] ? logits[step + i] : largest[i];
+  }
+  for (int width = kStep / 2; width > 0; width /= 2) {
+    for (int i = 0; i < width; ++i) largest[i] = largest[i + width] > largest[i] ? largest[i + width] : largest[i];
+  }
+  for (int step = 0; step < n; step += kStep) {
+    for (int i = step; i < step + kStep; ++i) logits[i] = exp_exact(logits[i] - largest[0]);
   }
   A sum[kSums] = {};
-  for (int t = 0; t < n; ++t) sum[t % kSums] += logits[t];
+  int t = 0;
+  for (; t + kSums <= n; t += kSums) {
+    for (int i = 0; i < kSums; ++i) sum[i] += logits[t + i];
+  }
+  for (int i = 0; t + i < n; ++i) sum[i] += logits[t + i];
   const A inverse = reciprocal((sum[0] + sum[2]) + (sum[1] + sum[3]));
-  for (int t = 0; t < n; ++t) logits[t] = logits[t] * inverse;
+  for (int step = 0; step < n; step += kStep) {
+    for (int i = step; i < step + kStep; ++i) logits[i] = logits[i] * inverse;
+  }
 }
 
 // Offsets in x and y become locations.
@@ -141,19 +159,27 @@ FD_HD void place_step(const SampleTable<A>& table, int step, Row<A>* row) {
   }
 }
 
+// What the caller gave for a row.
 template <typename A>
-FD_HD void load_row(const MsDeformAttnParams& p, const SampleTable<A>& table, std::int64_t b, std::int64_t q, std::int64_t m,
-                    Row<A>* row) {
-  const int n = table.samples;
+FD_HD void load_row(const MsDeformAttnParams& p, std::int64_t i, Row<A>* row) {
+  const std::int64_t b = i / p.heads() / p.queries(), q = i / p.heads() % p.queries(), m = i % p.heads();
+  row->place = {b, q, m};
+  const int n = static_cast<int>(p.samples());
   const TensorView &l = p.locations, &w = p.weights;
   const std::int64_t at = b * l.stride[0] + q * l.stride[1] + m * l.stride[2];
   load_numbers(l, at, l.stride[3], n, row->x);
   load_numbers(l, at + l.stride[4], l.stride[3], n, row->y);
   load_numbers(w, b * w.stride[0] + q * w.stride[1] + m * w.stride[2], w.stride[3], n, row->weight);
   for (int t = n; t % kStep != 0; ++t) row->x[t] = row->y[t] = row->weight[t] = std::numeric_limits<A>::quiet_NaN();
+}
+
+// Where the samples of a row lie and what they weigh.
+template <typename A>
+FD_HD void place_row(const MsDeformAttnParams& p, const SampleTable<A>& table, Row<A>* row) {
+  const int n = table.samples;
   if (p.fused) {
     softmax(row->weight, n);
-    move_references(p, table, b, q, row);
+    move_references(p, table, row->place.b, row->place.q, row);
   }
   for (int step = 0; step < n; step += kStep) {
     if (p.discrete) {
@@ -187,31 +213,36 @@ FD_HD void load_eight(const T* from, typename Eight<A>::Vector* to) {
   memcpy(to, numbers, sizeof(numbers));
 }
 
-// Index of a row in [B, Q, M].
-struct RowPlace {
-  std::int64_t b, q, m;
-};
-inline RowPlace row_place(const MsDeformAttnParams& p, std::int64_t row) {
-  return {row / p.heads() / p.queries(), row / p.heads() % p.queries(), row % p.heads()};
-}
-
-// The samples of row i, and its pixels asked for: the maps seldom lie in a near cache, and a row is prepared a turn before it is
-// summed. They are asked into the second cache: the nearest has too few places for reads on their way, and would wait for each.
+// Asks for the pixels of a row: the maps seldom lie in a near cache. Into the second one: the nearest has too few places for
+// reads on their way, and would wait for each.
 template <typename T, typename A>
-FD_HD void prepare_row(const MsDeformAttnParams& p, const SampleTable<A>& table, std::int64_t i, Row<A>* row) {
-  const RowPlace at = row_place(p, i);
-  load_row(p, table, at.b, at.q, at.m, row);
+FD_HD void ask_pixels(const MsDeformAttnParams& p, int samples, Row<A>* row) {
   const TensorView& v = p.value;
-  const T* const head = v.as<const T>() + at.b * v.stride[0] + at.m * v.stride[2];
+  const T* const head = v.as<const T>() + row->place.b * v.stride[0] + row->place.m * v.stride[2];
   const std::int64_t bytes = p.channels() * static_cast<std::int64_t>(sizeof(T));
   const std::int64_t reach = std::min<std::int64_t>(reinterpret_cast<std::uintptr_t>(head) % kLine + bytes, 4 * kLine);
-  for (int t = 0; t < table.samples; ++t) {
+  for (int t = 0; t < samples; ++t) {
     for (int c = 0; c < 4; ++c) {
-      const T* const at_corner = pixel(head, v.stride[1], row->token[c][t]);
-      row->pixel[t][c] = at_corner;
-      for (std::int64_t byte = 0; byte < reach; byte += kLine)
-        __builtin_prefetch(reinterpret_cast<const char*>(at_corner) + byte, 0, 2);
+      const T* const at = pixel(head, v.stride[1], row->token[c][t]);
+      row->pixel[t][c] = at;
+      for (std::int64_t byte = 0; byte < reach; byte += kLine) __builtin_prefetch(reinterpret_cast<const char*>(at) + byte, 0, 2);
     }
+  }
+}
+
+// Calls use(i, row) for rows [begin, end). A row is loaded two turns before it is used and placed one turn before: so its pixels
+// have time to come, and no vector is read while parts of it are still being written.
+template <typename T, typename A, typename Use>
+FD_HD void for_rows(const MsDeformAttnParams& p, const SampleTable<A>& table, std::int64_t begin, std::int64_t end,
+                    const Use& use) {
+  Row<A> rows[3];
+  for (std::int64_t i = begin; i < end + 2; ++i) {
+    if (i < end) load_row(p, i, &rows[i % 3]);
+    if (const std::int64_t placed = i - 1; begin <= placed && placed < end) {
+      place_row(p, table, &rows[placed % 3]);
+      ask_pixels<T>(p, table.samples, &rows[placed % 3]);
+    }
+    if (const std::int64_t used = i - 2; begin <= used) use(used, &rows[used % 3]);
   }
 }
 

@@ -19,6 +19,8 @@ LAYERS = (
     ("assign", "losses"),
     ("models",),
     ("data", "evaluate", "train"),
+    # adapters for other people's detectors: nothing imports them, the package itself shows two of their functions
+    ("integrations",),
     # the one object that ties a model to pictures
     ("detector",),
     ("commands", "cli", "__main__"),
@@ -31,11 +33,20 @@ LEVEL["__init__"] = LEVEL["detector"]
 
 # Where a library of weight may be imported at module level; elsewhere inside the function that needs it.
 AT_MODULE_LEVEL = {
-    "torch": ("ops/_torch.py", "ops/_torch_rep_conv.py", "assign.py", "losses.py", "models/", "train/"),
+    "torch": (
+        "ops/_torch.py",
+        "ops/_torch_rep_conv.py",
+        "assign.py",
+        "losses.py",
+        "models/",
+        "train/",
+        "integrations/",
+    ),
     "PIL": ("data/",),
     "safetensors": ("train/",),
 }
-HEAVY = (*AT_MODULE_LEVEL, "pycocotools", "scipy", "tqdm", "onnx", "onnxruntime", "tensorrt", "cupy")
+HEAVY = (*AT_MODULE_LEVEL, *"pycocotools scipy tqdm onnx onnxruntime tensorrt cupy".split())
+HEAVY += ("torchvision", "transformers", "mmcv")
 NEVER = {
     "cv2": "OpenCV is for tests and benchmarks only",
     "pickle": "files are data, never code",
@@ -73,6 +84,8 @@ def layers(path: PurePath, text: str) -> list[str]:
         there = parts[1] if parts[1] in LEVEL else "__init__"
         if LEVEL[there] > LEVEL[here]:
             faults.append(f"{path}:{line}: {here} may not import {target}, which lies above it")
+        if there == "integrations" and here not in ("integrations", "__init__", "testing"):
+            faults.append(f"{path}:{line}: {here} may not import {target}: nothing knows the adapters")
         family, other = _family(path.parts), _family(parts[1:])
         if family and other and family != other:
             faults.append(f"{path}:{line}: family {family} may not import {target}; share it in blocks.py or heads.py")

@@ -13,24 +13,27 @@ if TYPE_CHECKING:
     from fastdet.detections import Detections
     from fastdet.detector import Detector, load
     from fastdet.image_files import ImageError
+    from fastdet.integrations import accelerate, restore
     from fastdet.ops import backend
 
-__all__ = ["Detections", "Detector", "ImageError", "backend", "load", "ops"]
+__all__ = ["Detections", "Detector", "ImageError", "accelerate", "backend", "load", "ops", "restore"]
 
 # Name -> module it lives in. Imported on first use, so that ``import fastdet`` costs nothing.
 _HOMES = {
     "Detections": "fastdet.detections",
     "Detector": "fastdet.detector",
     "ImageError": "fastdet.image_files",
+    "accelerate": "fastdet.integrations",
     "backend": "fastdet.ops",
     "load": "fastdet.detector",
+    "restore": "fastdet.integrations",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         value = getattr(importlib.import_module(_HOMES[name]), name)
-    elif name in ("evaluate", "models", "ops", "testing", "train"):
+    elif name in ("evaluate", "integrations", "models", "ops", "testing", "train"):
         value = importlib.import_module(f"fastdet.{name}")
     else:
         raise AttributeError(f"module 'fastdet' has no attribute {name!r}")

@@ -14,41 +14,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from letterbox_pictures import IMAGENET, arguments, case, picture
 from PIL import Image
 
 from fastdet import _core, ops
 from fastdet.ops import Letterbox, letterbox
-from fastdet.ops.letterbox import LETTERBOX, LETTERBOX_OUT, _attributes, _place
+from fastdet.ops.letterbox import LETTERBOX, LETTERBOX_OUT, _place
 from fastdet.testing import run_vector, shared_dir
-from fastdet.testing.ops import VARIANTS, Case, check, check_torch, cuda_kind
-
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
-
-def picture(*shape, seed=0):
-    """Noise, and stripes of black and white pixels, so that rounding errors and saturation show."""
-    rng = np.random.default_rng([*shape, seed])
-    image = rng.integers(0, 256, shape, dtype=np.uint8)
-    image[::3] = np.where(image[::3] > 127, 255, 0)
-    return image
-
-
-def arguments(*images, size=(64, 64), dtype="float32", layout="nchw", mean=None, std=None, **options):
-    """Positional arguments of the operator for pictures given as shapes."""
-    options = {"mode": "cv2", "fill": 114, "swap_rb": False, "scale": True} | options
-    placing = {"scale_up": True, "center": True, "stride": None, "keep_ratio": True}
-    placing |= {name: options.pop(name) for name in list(options) if name in placing}
-    pictures = [picture(*shape) for shape in images]
-    input_size, placements = _place([p.shape[:2] for p in pictures], size, *placing.values())
-    attributes = _attributes(
-        options["mode"], options["fill"], options["swap_rb"], mean, std, options["scale"], dtype, layout
-    )
-    return pictures, [int(n) for p in placements for n in p], *input_size, *attributes
-
-
-def case(name, *images, **options):
-    return Case(name, LETTERBOX, lambda: arguments(*images, **options))
-
+from fastdet.testing.ops import VARIANTS, check, check_torch, cuda_kind
 
 CASES = [
     case("down", (90, 130, 3)),
@@ -264,9 +237,10 @@ def test_instruction_sets(isa):
     images = [picture(5, 640, 3), picture(7, 90, 4), picture(3, 333), picture(6, 71, 3)[:, ::-1]]
     images += [view for name, view in views().items() if name != "grey channel"]
     for new_width in (16, 33, 70, 127, 640):
-        args = [images, [n for _ in images for n in (9, new_width, 0, 0)], 9, new_width, "cv2", [0] * 3, False]
+        places = [n for _ in images for n in (9, new_width, 0, 0)]
+        args = [images, [""] * len(images), places, 9, new_width, "cv2", "bt601", [0] * 3, False]
         for dtype in ("uint8", "float16"):
-            rest = (True, [], [], dtype, False)
+            rest = (True, [], [], dtype, False, 3)
             with ops.backend("cpu"):
                 got = LETTERBOX(*args, *rest)
             np.testing.assert_array_equal(got, LETTERBOX.reference(*args, *rest), err_msg=f"{isa}, {new_width}")
@@ -457,7 +431,7 @@ WRONG = {
     "size fraction": (TypeError, "size must be an integer", {"size": 32.5}),
     "size of three": (ValueError, "size must be one number", {"size": (3, 32, 32)}),
     "size text": (TypeError, "size", {"size": "640"}),
-    "unknown mode": (ValueError, "mode must be one of cv2, pillow", {"mode": "nearest"}),
+    "unknown mode": (ValueError, "mode must be one of cv2, cv2_area, pillow", {"mode": "nearest"}),
     "mode None": (ValueError, "mode", {"mode": None}),
     "unknown layout": (ValueError, "layout must be one of nchw, nhwc", {"layout": "chw"}),
     "unknown dtype": (TypeError, "dtype must be one of", {"dtype": "float64"}),
@@ -546,10 +520,13 @@ def test_errors_come_before_any_work_on_every_backend():
     for backend in ("reference", "cpu", "auto"):
         with ops.backend(backend), pytest.raises(ValueError, match="at least one pixel"):
             letterbox([ONE, ONE[:0]], 8)
+    rest = ([0, 0, 0], False, True, [], [], "float32", False, 3)
     with pytest.raises(ValueError, match="placement"):
-        LETTERBOX([ONE], [40, 40, 0, 0], 32, 32, "cv2", [0, 0, 0], False, True, [], [], "float32", False)
+        LETTERBOX([ONE], [""], [40, 40, 0, 0], 32, 32, "cv2", "bt601", *rest)
     with pytest.raises(ValueError, match="placements"):
-        LETTERBOX([ONE], [1, 1], 32, 32, "cv2", [0, 0, 0], False, True, [], [], "float32", False)
+        LETTERBOX([ONE], [""], [1, 1], 32, 32, "cv2", "bt601", *rest)
+    with pytest.raises(ValueError, match="formats"):
+        LETTERBOX([ONE], [], [1, 1, 0, 0], 32, 32, "cv2", "bt601", *rest)
     out = np.zeros((1, 3, 32, 32), np.float32)
     with ops.backend("reference"), pytest.raises(ValueError, match="out must be"):
-        LETTERBOX_OUT(out[:, :2], [ONE], [1, 1, 0, 0], 32, 32, "cv2", [0, 0, 0], False, True, [], [], "float32", False)
+        LETTERBOX_OUT(out[:, :2], [ONE], [""], [1, 1, 0, 0], 32, 32, "cv2", "bt601", *rest)

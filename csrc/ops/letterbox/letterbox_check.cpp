@@ -19,8 +19,12 @@ void check_picture(const LetterboxParams& params, std::int64_t i) {
                p.left + std::int64_t{p.new_width} <= params.out_width(),
            ValueError, "letterbox: placement of images[", i, "] must lie inside (", params.out_height(), ", ", params.out_width(),
            "), got size (", p.new_height, ", ", p.new_width, ") at (", p.top, ", ", p.left, ")");
-  FD_CHECK(std::abs(p.pixel_stride) <= kMaxInt32 / p.width, ValueError, "letterbox: a row of images[", i,
-           "] must span less than 2 GiB, got ", p.width, " pixels ", p.pixel_stride, " bytes apart; pass a contiguous copy");
+  FD_CHECK(p.format == LetterboxFormat::kPixels || p.width % 2 == 0, ValueError, "letterbox: images[", i,
+           "] must have an even width in a YUV format, got ", p.width);
+  const bool two_rows = p.format != LetterboxFormat::kPixels && p.format != LetterboxFormat::kYuyv &&
+                        p.format != LetterboxFormat::kUyvy;  // share their chroma
+  FD_CHECK(!two_rows || p.height % 2 == 0, ValueError, "letterbox: images[", i,
+           "] must have an even height in a format with chroma for two rows, got ", p.height);
 }
 
 }  // namespace
@@ -28,8 +32,12 @@ void check_picture(const LetterboxParams& params, std::int64_t i) {
 void letterbox_check(const LetterboxParams& params) {
   FD_CHECK(params.output.ndim == 4 && params.output.contiguous(), ValueError,
            "letterbox: out must be contiguous with 4 dimensions, got ", shape_text(params.output));
-  FD_CHECK(params.output.shape[0] == params.count && params.output.shape[params.channels_last ? 3 : 1] == 3, ValueError,
-           "letterbox: out must hold ", params.count, " pictures of 3 channels, got ", shape_text(params.output));
+  FD_CHECK(params.channels == 3 || (params.channels_last && params.channels > 3 && params.channels <= kLetterboxChannels),
+           ValueError, "letterbox: channels must be 3, or up to ", kLetterboxChannels, " with channels last, got ",
+           params.channels);
+  FD_CHECK(params.output.shape[0] == params.count && params.output.shape[params.channels_last ? 3 : 1] == params.channels,
+           ValueError, "letterbox: out must hold ", params.count, " pictures of ", params.channels, " channels, got ",
+           shape_text(params.output));
   FD_CHECK(
       params.out_height() > 0 && params.out_width() > 0 && params.out_height() <= kMaxInt32 && params.out_width() <= kMaxInt32,
       ValueError, "letterbox: size must be positive, got (", params.out_height(), ", ", params.out_width(), ")");
@@ -43,7 +51,7 @@ void letterbox_check(const LetterboxParams& params) {
 }
 
 std::size_t letterbox_cuda_workspace_bytes(const LetterboxParams& params) {
-  if (params.mode == LetterboxMode::kCv2) return 0;
+  if (params.mode == LetterboxMode::kCv2 || params.mode == LetterboxMode::kCv2Area) return 0;
   return static_cast<std::size_t>(std::min(params.count, kLetterboxPictures) * letterbox_table_stride(params)) *
          sizeof(std::int32_t);
 }

@@ -14,12 +14,15 @@ LetterboxTask make_task(const LetterboxParams& params) {
     task.normalisation[c] = letterbox_normalisation(params.scale, params.affine, params.mean[c], params.std[c]);
     task.fill[c] = params.fill[c];
   }
+  task.matrix = yuv_matrix(params.matrix);
+  task.swap_rb = params.swap_rb;
   task.channels_last = params.channels_last;
+  task.channels = params.channels;
   task.mode = params.mode;
   task.height = params.out_height();
   task.width = params.out_width();
   task.tiles_per_row = ceil_div(task.width, kLetterboxTileWidth);
-  if (params.mode != LetterboxMode::kCv2) {
+  if (params.mode == LetterboxMode::kPillow || params.mode == LetterboxMode::kPillow12) {
     task.tables = static_cast<std::int32_t*>(params.workspace);
     task.table_stride = letterbox_table_stride(params);
   }
@@ -30,9 +33,10 @@ template <typename T>
 void launch_batch(const LetterboxParams& params, Stream stream) {
   LetterboxTask task = make_task(params);
   const std::int64_t tiles = task.tiles_per_row * ceil_div(task.height, kLetterboxTileHeight);
-  const std::int64_t values = 3 * task.height * task.width;
+  const std::int64_t values = task.channels * task.height * task.width;
   constexpr std::size_t kPackBytes = sizeof(LetterboxPack<T>);
-  task.aligned = task.width % kLetterboxSpan == 0 && reinterpret_cast<std::uintptr_t>(params.output.data) % kPackBytes == 0;
+  task.aligned = (task.width % kLetterboxSpan == 0 || task.channels % kLetterboxSpan == 0) &&
+                 reinterpret_cast<std::uintptr_t>(params.output.data) % kPackBytes == 0;
   for (std::int64_t begin = 0; begin < params.count; begin += kLetterboxPictures) {
     const std::int64_t count = std::min(kLetterboxPictures, params.count - begin);
     std::int64_t entries = 0;
@@ -43,6 +47,8 @@ void launch_batch(const LetterboxParams& params, Stream stream) {
     task.out = params.output.as<T>() + begin * values;
     if (params.mode == LetterboxMode::kCv2) {
       FD_LAUNCH(letterbox_cv2_kernel<T>, Dim3(tiles, count), kLetterboxThreads, 0, stream, task);
+    } else if (params.mode == LetterboxMode::kCv2Area) {
+      FD_LAUNCH(letterbox_area_kernel<T>, Dim3(tiles, count), kLetterboxThreads, 0, stream, task);
     } else {
       FD_LAUNCH(letterbox_pillow_tables_kernel, Dim3(ceil_div(entries, kLetterboxThreads), count), kLetterboxThreads, 0, stream,
                 task);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What decides a pixel, for CPU and CUDA: taps and weights of OpenCV's 8-bit bilinear filter and of Pillow's antialiased one,
-// their roundings, and the normalisation. Positions and weights are computed in the precision the libraries use.
+// What decides a pixel, for CPU and CUDA: YUV to RGB, taps and weights of OpenCV's 8-bit bilinear and area filters and of
+// Pillow's antialiased one, their roundings, and the normalisation. Positions and weights are computed in the precision the
+// libraries use.
 #pragma once
 
 #include <cmath>
@@ -11,36 +12,76 @@
 
 namespace fastdet {
 
+// ---- YUV of limited range to RGB: 2^-20, rounded half up, as OpenCV's cvtColor ----
+
+struct YuvMatrix {
+  std::int32_t luma, red_v, green_u, green_v, blue_u;
+};
+constexpr YuvMatrix kBt601{1220542, 1673527, -409993, -852492, 2116026};  // OpenCV's: of 1.164, 1.596, 0.391, 0.813, 2.018
+constexpr YuvMatrix kBt709{1220945, 1879825, -223607, -558796, 2215014};  // of 255 / 219, and of 255 / 224 times Rec. 709's
+
+// What a pair of chroma values adds to each channel, the half for rounding included.
+struct YuvChroma {
+  std::int32_t red, green, blue;
+};
+
+FD_HD YuvChroma yuv_chroma(const YuvMatrix& m, std::int32_t u, std::int32_t v) {
+  constexpr std::int32_t kHalf = 1 << 19;
+  u -= 128;
+  v -= 128;
+  return {kHalf + m.red_v * v, kHalf + m.green_v * v + m.green_u * u, kHalf + m.blue_u * u};
+}
+FD_HD std::int32_t yuv_luma(const YuvMatrix& m, std::int32_t y) { return (y < 16 ? 0 : y - 16) * m.luma; }
+FD_HD std::int32_t yuv_value(std::int32_t luma, std::int32_t chroma) {
+  const std::int32_t value = (luma + chroma) >> 20;
+  return value < 0 ? 0 : value > 255 ? 255 : value;
+}
+
 // ---- OpenCV INTER_LINEAR, uint8: weights in 1/2048, rounded half to even ----
+
+// Source pixels for a pixel of the result, with OpenCV's two roundings.
+FD_HD double cv2_step(std::int32_t source, std::int32_t target) {
+  return 1.0 / (static_cast<double>(target) / static_cast<double>(source));
+}
 
 struct LinearTaps {
   std::int32_t index0, index1;  // source positions, inside the picture
   std::int32_t weight0, weight1;
 };
 
-// Output position -> source position and the two weights, before the border rules.
-FD_HD LinearTaps linear_taps(std::int32_t position, std::int32_t source, std::int32_t target) {
-  const double step = 1.0 / (static_cast<double>(target) / static_cast<double>(source));
-  const float centre = static_cast<float>((static_cast<double>(position) + 0.5) * step - 0.5);
-  const float whole = floorf(centre);
-  const float fraction = centre - whole;
-  const auto index = static_cast<std::int32_t>(whole);
+// Output position -> source position and the two weights, before the border rules. `area`: the rule of INTER_AREA where a side
+// grows, by which the second pixel comes in only when the output pixel reaches into it.
+FD_HD LinearTaps linear_taps(std::int32_t position, std::int32_t source, std::int32_t target, bool area) {
+  const double step = cv2_step(source, target);
+  std::int32_t index;
+  float fraction;
+  if (area) {
+    const double inverse = static_cast<double>(target) / static_cast<double>(source);
+    index = static_cast<std::int32_t>(floor(position * step));
+    fraction = static_cast<float>((static_cast<double>(position) + 1.0) - (static_cast<double>(index) + 1.0) * inverse);
+    fraction = fraction <= 0.0f ? 0.0f : fraction - floorf(fraction);
+  } else {
+    const float centre = static_cast<float>((static_cast<double>(position) + 0.5) * step - 0.5);
+    const float whole = floorf(centre);
+    fraction = centre - whole;
+    index = static_cast<std::int32_t>(whole);
+  }
   return {index, index + 1, static_cast<std::int32_t>(rintf((1.0f - fraction) * 2048.0f)),
           static_cast<std::int32_t>(rintf(fraction * 2048.0f))};
 }
 
 // Columns: at a border the nearest column gets all the weight.
-FD_HD LinearTaps linear_column(std::int32_t x, std::int32_t source, std::int32_t target) {
-  const LinearTaps taps = linear_taps(x, source, target);
+FD_HD LinearTaps linear_column(std::int32_t x, std::int32_t source, std::int32_t target, bool area) {
+  const LinearTaps taps = linear_taps(x, source, target, area);
   if (taps.index0 < 0) return {0, 0, 2048, 0};
   if (taps.index0 >= source - 1) return {source - 1, source - 1, 2048, 0};
   return taps;
 }
 
 // Rows: at a border the weights stay and the rows are clamped. Not the same after the truncations below.
-FD_HD LinearTaps linear_row(std::int32_t y, std::int32_t source, std::int32_t target) {
+FD_HD LinearTaps linear_row(std::int32_t y, std::int32_t source, std::int32_t target, bool area) {
   const auto clamp = [source](std::int32_t i) { return i < 0 ? 0 : i >= source ? source - 1 : i; };
-  const LinearTaps taps = linear_taps(y, source, target);
+  const LinearTaps taps = linear_taps(y, source, target, area);
   return {clamp(taps.index0), clamp(taps.index1), taps.weight0, taps.weight1};
 }
 
@@ -50,6 +91,62 @@ FD_HD std::int32_t linear_sum(std::int32_t pixel0, std::int32_t pixel1, const Li
 }
 FD_HD std::uint8_t linear_blend(std::int32_t sum0, std::int32_t sum1, std::int32_t weight0, std::int32_t weight1) {
   return static_cast<std::uint8_t>((((weight0 * sum0) >> 16) + ((weight1 * sum1) >> 16) + 2) >> 2);
+}
+
+// ---- OpenCV INTER_AREA, uint8, where no side grows: the mean over the part of the picture that an output pixel covers ----
+
+// Otherwise INTER_AREA is the bilinear filter with its own positions.
+FD_HD bool area_shrinks(std::int32_t height, std::int32_t width, std::int32_t new_height, std::int32_t new_width) {
+  return cv2_step(height, new_height) >= 1.0 && cv2_step(width, new_width) >= 1.0;
+}
+
+// Pixels of a cell where both sides shrink by whole numbers, in OpenCV's arithmetic: the mean of integers; else rows is 0.
+struct AreaCell {
+  std::int32_t rows, columns;
+};
+
+FD_HD AreaCell area_cell(std::int32_t height, std::int32_t width, std::int32_t new_height, std::int32_t new_width) {
+  const double down = cv2_step(height, new_height), across = cv2_step(width, new_width);
+  const double rows = rint(down), columns = rint(across);
+  constexpr double kEpsilon = 0x1p-52, kPixels = 1 << 23;  // for more pixels OpenCV's sum would overflow
+  if (!(fabs(down - rows) < kEpsilon && fabs(across - columns) < kEpsilon && rows * columns <= kPixels)) return {0, 0};
+  return {static_cast<std::int32_t>(rows), static_cast<std::int32_t>(columns)};
+}
+
+FD_HD std::uint8_t area_mean(std::int32_t sum, const AreaCell& cell) {
+  if (cell.rows == 2 && cell.columns == 2) return static_cast<std::uint8_t>((sum + 2) >> 2);
+  return static_cast<std::uint8_t>(rintf(static_cast<float>(sum) * (1.0f / static_cast<float>(cell.rows * cell.columns))));
+}
+
+// Otherwise: source positions [begin, begin + size) and their shares, summed as float32 in rising order, first along rows.
+struct AreaWindow {
+  std::int32_t begin, size;
+  float first, middle, last;
+
+  FD_HD float weight(std::int32_t i) const { return i == 0 ? first : i + 1 == size ? last : middle; }
+};
+
+FD_HD AreaWindow area_window(std::int32_t position, std::int32_t source, std::int32_t target) {
+  constexpr double kLeast = 1e-3;  // a smaller part of a pixel is left out
+  const double step = cv2_step(source, target);
+  const double from = position * step, to = from + step;
+  const double cell = step < source - from ? step : source - from;
+  auto end = static_cast<std::int32_t>(floor(to));
+  end = end < source - 1 ? end : source - 1;
+  auto begin = static_cast<std::int32_t>(ceil(from));
+  begin = begin < end ? begin : end;
+  const bool before = begin - from > kLeast, after = to - end > kLeast;
+  double part = to - end < 1.0 ? to - end : 1.0;
+  part = part < cell ? part : cell;
+  const auto middle = static_cast<float>(1.0 / cell), last = static_cast<float>(part / cell);
+  const float inner = end > begin ? middle : last;
+  return {before ? begin - 1 : begin, end - begin + (before ? 1 : 0) + (after ? 1 : 0),
+          before ? static_cast<float>((begin - from) / cell) : inner, middle, after ? last : middle};
+}
+
+FD_HD std::uint8_t area_round(float sum) {
+  const float value = rintf(sum);
+  return static_cast<std::uint8_t>(value > 255.0f ? 255.0f : value);
 }
 
 // ---- Pillow BILINEAR: triangle filter whose support grows with the reduction; weights in 2^-22, uint8 after each pass ----

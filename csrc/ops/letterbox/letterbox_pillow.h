@@ -6,38 +6,15 @@
 #include <cstdint>
 #include <vector>
 
-#include "ops/letterbox/letterbox.h"
-#include "ops/letterbox/letterbox_math.h"
+#include "ops/letterbox/letterbox_lines.h"
 
 namespace fastdet {
-
-constexpr std::int32_t kLanes = 16;  // rows of a block
-
-// Rows of a picture as lines of bytes in which a pixel has a place: read where they lie if packed, else unpacked into planes.
-class LineSource {
- public:
-  LineSource(const LetterboxPicture& picture, std::int32_t capacity);
-
-  const std::uint8_t* line(std::int32_t y);  // valid until `capacity` other lines were asked for
-  std::int64_t size() const { return size_; }
-  std::int64_t origin() const { return origin_; }  // place of pixel 0, channel 0
-  std::int64_t pixel_stride() const { return pixel_stride_; }
-  std::int64_t channel_stride() const { return channel_stride_; }
-  std::int32_t channels() const { return channels_; }
-
- private:
-  const LetterboxPicture& p_;
-  std::int32_t channels_;
-  std::int64_t size_, origin_, pixel_stride_, channel_stride_;
-  std::vector<std::uint8_t> unpacked_;  // [capacity, size]; empty if lines are read in place
-  std::vector<std::int32_t> held_;      // row in each slot
-};
 
 // A source of resized rows: row(y) is [channels, new_width], valid until the next call. Rows are asked for in order, up to `end`.
 class PillowResizer {
  public:
-  PillowResizer(const LetterboxPicture& picture, const PillowTable& columns, const PillowTable& rows, bool vertical_first,
-                std::int32_t end);
+  PillowResizer(const LetterboxPicture& picture, const YuvToRgb& colours, const PillowTable& columns, const PillowTable& rows,
+                bool vertical_first, std::int32_t end);
 
   const std::uint8_t* row(std::int32_t y);
 

@@ -2,7 +2,6 @@
 #include "ops/letterbox/letterbox_pillow.h"
 
 #include <algorithm>
-#include <cstdlib>
 
 #include "ops/letterbox/letterbox_rows.h"
 
@@ -13,42 +12,14 @@ std::size_t bytes(std::int64_t count) { return static_cast<std::size_t>(count); 
 
 }  // namespace
 
-LineSource::LineSource(const LetterboxPicture& picture, std::int32_t capacity)
-    : p_(picture),
-      channels_(picture.channel_stride == 0 ? 1 : 3),
-      pixel_stride_(picture.width > 1 ? picture.pixel_stride : 0),
-      channel_stride_(picture.channel_stride) {
-  const std::int64_t last_pixel = (p_.width - 1) * pixel_stride_, last_channel = (channels_ - 1) * channel_stride_;
-  size_ = std::abs(last_pixel) + std::abs(last_channel) + 1;
-  origin_ = -std::min<std::int64_t>(0, last_pixel) - std::min<std::int64_t>(0, last_channel);
-  constexpr std::int64_t kPackedPixel = 4;
-  if (size_ <= kPackedPixel * p_.width) return;
-  size_ = std::int64_t{channels_} * p_.width;
-  origin_ = 0;
-  pixel_stride_ = 1;
-  channel_stride_ = p_.width;
-  unpacked_.resize(bytes(capacity * size_));
-  held_.assign(bytes(capacity), -1);
-}
-
-const std::uint8_t* LineSource::line(std::int32_t y) {
-  const std::uint8_t* const row = p_.data + y * p_.row_stride;
-  if (held_.empty()) return row - origin_;
-  const std::size_t slot = bytes(y) % held_.size();
-  std::uint8_t* const planes = unpacked_.data() + static_cast<std::int64_t>(slot) * size_;
-  if (held_[slot] != y) unpack_row(row, p_.width, p_.pixel_stride, p_.channel_stride, channels_, planes, p_.width);
-  held_[slot] = y;
-  return planes;
-}
-
-PillowResizer::PillowResizer(const LetterboxPicture& picture, const PillowTable& columns, const PillowTable& rows,
-                             bool vertical_first, std::int32_t end)
+PillowResizer::PillowResizer(const LetterboxPicture& picture, const YuvToRgb& colours, const PillowTable& columns,
+                             const PillowTable& rows, bool vertical_first, std::int32_t end)
     : p_(picture),
       columns_(columns),
       rows_(rows),
       vertical_first_(vertical_first),
       end_(end),
-      source_(picture, vertical_first ? rows.taps : kLanes),
+      source_(picture, colours, vertical_first ? rows.taps : kLanes, Unpack::kGaps),
       row_size_(std::int64_t{source_.channels()} * picture.new_width),
       turned_(bytes(source_.size() * kLanes)),
       turned_columns_(bytes(row_size_ * kLanes)),

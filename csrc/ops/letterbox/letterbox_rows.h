@@ -20,8 +20,8 @@ struct LinearColumns {
   std::int64_t pixel_stride, channel_stride;  // bytes; pixel_stride 0 for a picture one pixel wide
 };
 
-// Fills offset and weights, [count] each.
-void linear_columns_table(std::int32_t source, std::int32_t target, std::int64_t pixel_stride, std::int32_t* offset,
+// Fills offset and weights, [count] each. `area`: see linear_taps.
+void linear_columns_table(std::int32_t source, std::int32_t target, bool area, std::int64_t pixel_stride, std::int32_t* offset,
                           std::int32_t* weights);
 
 // sums[c * plane_stride + x] = linear_sum of column x, channel c.
@@ -31,7 +31,24 @@ void linear_columns(const LinearColumns& columns, const std::uint8_t* row, std::
 void linear_rows(const std::int16_t* sums0, const std::int16_t* sums1, std::int32_t weight0, std::int32_t weight1,
                  std::int64_t size, std::uint8_t* out);
 
+// ---- OpenCV's area mode ----
+
+// sums[i] += line[i].
+void add_line(const std::uint8_t* line, std::int64_t size, std::uint32_t* sums);
+// out[x] = area_mean of the cell.columns sums from x * cell.columns on.
+void cell_means(const std::uint32_t* sums, std::int64_t count, const AreaCell& cell, std::uint8_t* out);
+
+// The pass along rows over 16 turned lines of planes, `plane_size` pixels each: out is [channels * count, 16].
+void area_columns(const AreaWindow* windows, std::int32_t count, const std::uint8_t* turned, std::int64_t plane_size,
+                  std::int32_t channels, float* out);
+// rows[k][i] = turned[16 i + k] for k in [0, count) and i in [0, size).
+void turn_floats(const float* turned, std::int64_t size, float* const* rows, std::int32_t count);
+// The pass along columns: out[i] from rows[0 .. window.size)[i].
+void area_rows(const float* const* rows, const AreaWindow& window, std::int64_t size, float* sums, std::uint8_t* out);
+
 // ---- Pillow mode ----
+
+constexpr std::int32_t kLanes = 16;  // rows of a block that is turned
 
 // planes[c * plane_stride + x] = the row's pixel x, channel c.
 void unpack_row(const std::uint8_t* row, std::int32_t width, std::int64_t pixel_stride, std::int64_t channel_stride,
@@ -61,10 +78,8 @@ void normalise_row(const std::uint8_t* pixels, std::int64_t size, const Normalis
 
 void half_row(const float* values, std::int64_t size, Half* out);
 
-// out[3 i + c] = planes[c * plane_stride + i].
-void interleave_row(const std::uint8_t* planes, std::int64_t plane_stride, std::int64_t size, std::uint8_t* out);
-void interleave_row(const Half* planes, std::int64_t plane_stride, std::int64_t size, Half* out);
-void interleave_row(const BFloat16* planes, std::int64_t plane_stride, std::int64_t size, BFloat16* out);
-void interleave_row(const float* planes, std::int64_t plane_stride, std::int64_t size, float* out);
+// out[channels * i + c] = planes[c * plane_stride + i]; 0 from the fourth channel on.
+template <typename T>
+void interleave_row(const T* planes, std::int64_t plane_stride, std::int64_t size, std::int32_t channels, T* out);
 
 }  // namespace fastdet

@@ -130,29 +130,59 @@ void normalise_row(const std::uint8_t* pixels, std::int64_t size, const Normalis
   normalise_floats(pixels, size, normalisation, out);
 }
 
-template <typename T>
-FD_HD void interleave(const T* FD_RESTRICT planes, std::int64_t plane_stride, std::int64_t size, T* FD_RESTRICT out) {
-  const T* const second = planes + plane_stride;
-  const T* const third = second + plane_stride;
+template <int kChannels, typename Word>
+FD_HD void interleave(const Word* FD_RESTRICT planes, std::int64_t plane_stride, std::int64_t size, Word* FD_RESTRICT out) {
+  const Word* const second = planes + plane_stride;
+  const Word* const third = second + plane_stride;
   for (std::int64_t i = 0; i < size; ++i) {
-    out[3 * i] = planes[i];
-    out[3 * i + 1] = second[i];
-    out[3 * i + 2] = third[i];
+    Word* const pixel = out + kChannels * i;
+    pixel[0] = planes[i];
+    pixel[1] = second[i];
+    pixel[2] = third[i];
+    for (int c = 3; c < kChannels; ++c) pixel[c] = 0;
   }
 }
 
-FD_TARGET_CLONES void interleave_row(const std::uint8_t* planes, std::int64_t plane_stride, std::int64_t size,
-                                     std::uint8_t* out) {
-  interleave(planes, plane_stride, size, out);
+template <typename Word>
+FD_HD void interleave_any(const Word* planes, std::int64_t plane_stride, std::int64_t size, std::int32_t channels, Word* out) {
+  if (channels == 3) return interleave<3>(planes, plane_stride, size, out);
+  if (channels == 4) return interleave<4>(planes, plane_stride, size, out);
+  if (channels == 8) return interleave<8>(planes, plane_stride, size, out);
+  for (std::int64_t i = 0; i < size; ++i, out += channels) {
+    for (int c = 0; c < 3; ++c) out[c] = planes[c * plane_stride + i];
+    for (std::int32_t c = 3; c < channels; ++c) out[c] = 0;
+  }
 }
-FD_TARGET_CLONES void interleave_row(const Half* planes, std::int64_t plane_stride, std::int64_t size, Half* out) {
-  interleave(planes, plane_stride, size, out);
+
+FD_TARGET_CLONES static void interleave_words(const std::uint8_t* planes, std::int64_t plane_stride, std::int64_t size,
+                                              std::int32_t channels, std::uint8_t* out) {
+  interleave_any(planes, plane_stride, size, channels, out);
 }
-FD_TARGET_CLONES void interleave_row(const BFloat16* planes, std::int64_t plane_stride, std::int64_t size, BFloat16* out) {
-  interleave(planes, plane_stride, size, out);
+FD_TARGET_CLONES static void interleave_words(const std::uint16_t* planes, std::int64_t plane_stride, std::int64_t size,
+                                              std::int32_t channels, std::uint16_t* out) {
+  interleave_any(planes, plane_stride, size, channels, out);
 }
-FD_TARGET_CLONES void interleave_row(const float* planes, std::int64_t plane_stride, std::int64_t size, float* out) {
-  interleave(planes, plane_stride, size, out);
+FD_TARGET_CLONES static void interleave_words(const float* planes, std::int64_t plane_stride, std::int64_t size,
+                                              std::int32_t channels, float* out) {
+  interleave_any(planes, plane_stride, size, channels, out);
+}
+
+template <>
+void interleave_row(const std::uint8_t* planes, std::int64_t plane_stride, std::int64_t size, std::int32_t channels,
+                    std::uint8_t* out) {
+  interleave_words(planes, plane_stride, size, channels, out);
+}
+template <>
+void interleave_row(const float* planes, std::int64_t plane_stride, std::int64_t size, std::int32_t channels, float* out) {
+  interleave_words(planes, plane_stride, size, channels, out);
+}
+template <>
+void interleave_row(const Half* planes, std::int64_t plane_stride, std::int64_t size, std::int32_t channels, Half* out) {
+  interleave_words(&planes->bits, plane_stride, size, channels, &out->bits);
+}
+template <>
+void interleave_row(const BFloat16* planes, std::int64_t plane_stride, std::int64_t size, std::int32_t channels, BFloat16* out) {
+  interleave_words(&planes->bits, plane_stride, size, channels, &out->bits);
 }
 
 }  // namespace fastdet

@@ -241,10 +241,10 @@ Range columns_simd(LetterboxIsa isa, const LinearColumns& columns, const Window&
 
 void letterbox_limit_isa(LetterboxIsa limit) { isa_limit.store(limit, std::memory_order_relaxed); }
 
-void linear_columns_table(std::int32_t source, std::int32_t target, std::int64_t pixel_stride, std::int32_t* offset,
+void linear_columns_table(std::int32_t source, std::int32_t target, bool area, std::int64_t pixel_stride, std::int32_t* offset,
                           std::int32_t* weights) {
   for (std::int32_t x = 0; x < target; ++x) {
-    LinearTaps taps = linear_column(x, source, target);
+    LinearTaps taps = linear_column(x, source, target, area);
     // The right pixel always lies inside the row: on the last column the left one moves back and gives it the weight.
     if (taps.index0 == source - 1 && source > 1) taps = {source - 2, source - 1, 0, taps.weight0};
     offset[x] = static_cast<std::int32_t>(taps.index0 * pixel_stride);
@@ -326,6 +326,24 @@ void turn_columns(const std::uint8_t* turned, std::int64_t size, std::uint8_t* c
 #endif
   for (; i < size; ++i) {
     for (std::int32_t k = 0; k < count; ++k) rows[k][i] = turned[16 * i + k];
+  }
+}
+
+void turn_floats(const float* turned, std::int64_t size, float* const* rows, std::int32_t count) {
+  std::int64_t i = 0;
+#if defined(FD_X86_TARGETS)
+  for (; i + 4 <= size; i += 4) {
+    for (std::int32_t k = 0; k < count; k += 4) {
+      const float* const first = turned + kLanes * i + k;
+      __m128 lane[4] = {_mm_loadu_ps(first), _mm_loadu_ps(first + kLanes), _mm_loadu_ps(first + 2 * kLanes),
+                        _mm_loadu_ps(first + 3 * kLanes)};
+      _MM_TRANSPOSE4_PS(lane[0], lane[1], lane[2], lane[3]);
+      for (std::int32_t j = 0; j < 4 && k + j < count; ++j) _mm_storeu_ps(rows[k + j] + i, lane[j]);
+    }
+  }
+#endif
+  for (; i < size; ++i) {
+    for (std::int32_t k = 0; k < count; ++k) rows[k][i] = turned[kLanes * i + k];
   }
 }
 

@@ -14,10 +14,13 @@ import numpy as np
 
 from fastdet import _core
 from fastdet.ops._backend import Op, current_backend
+from fastdet.ops._letterbox_rules import CHANNELS, CHROMA, MATRICES, TWO_ROWS, picture_rgb, resize, round_bfloat16
 
-MODES = ("cv2", "pillow", "pillow12")
+MODES = ("cv2", "cv2_area", "pillow", "pillow12")
+FORMATS = (*CHANNELS, *CHROMA)
 DTYPES = ("uint8", "float16", "bfloat16", "float32")
 LAYOUTS = ("nchw", "nhwc")
+MAX_CHANNELS = 64
 
 
 def letterbox(
@@ -25,6 +28,8 @@ def letterbox(
     size: int | tuple[int, int],
     *,
     mode: str = "cv2",
+    format: str | Sequence[str] | None = None,
+    matrix: str = "bt601",
     fill: int | Sequence[int] = 114,
     swap_rb: bool = False,
     scale_up: bool = True,
@@ -36,6 +41,7 @@ def letterbox(
     scale: bool = True,
     dtype: str = "float32",
     layout: str = "nchw",
+    channels: int = 3,
     out: Any = None,
 ) -> tuple[Any, Letterbox]:
     """Resize, pad, reorder and normalise pictures into one batch, in one pass over the pixels.
@@ -45,16 +51,24 @@ def letterbox(
 
     Args:
         images: one picture or a list of pictures of any sizes: (H, W) or (H, W, 1) grey, (H, W, 3), or (H, W, 4)
-            whose alpha is dropped; uint8, any strides. Grey fills all three channels. NumPy, torch (CPU, CUDA) or
-            CuPy, one kind a call.
+            whose alpha is dropped, or one of the YUV formats below; uint8, any strides. Grey fills all three channels.
+            NumPy, torch (CPU, CUDA) or CuPy, one kind a call.
         size: (height, width) of the result, or one number for both.
-        mode: ``"cv2"`` is OpenCV's ``INTER_LINEAR``. ``"pillow"`` is Pillow's antialiased ``BILINEAR`` as of Pillow
+        mode: ``"cv2"`` is OpenCV's ``INTER_LINEAR``, ``"cv2_area"`` its ``INTER_AREA``: means where no side grows,
+            else bilinear with positions of its own. ``"pillow"`` is Pillow's antialiased ``BILINEAR`` as of Pillow
             13, which makes the vertical pass first when it removes more than twice as many rows as columns;
             ``"pillow12"`` is that of Pillow up to 12, always horizontal first. (Each pass rounds to 8 bits, so the
             order shows.)
+        format: of the pictures, one name or one for each. None takes grey, three or four channels by the shape and
+            keeps their order. ``"grey"``, ``"rgb"``, ``"rgba"``, ``"bgr"``, ``"bgra"`` give RGB. So do the YUV
+            formats of 8 bits and limited range, each picture as one array: ``"nv12"``, ``"nv21"``, ``"i420"``,
+            ``"yv12"`` (3 H / 2, W) with H and W even, ``"yuyv"``, ``"uyvy"`` (H, W, 2) with W even. They are
+            converted before they are resized, as OpenCV's ``cvtColor`` does, bit for bit; each chroma value stands
+            for all of its pixels.
+        matrix: of the YUV formats: ``"bt601"`` (OpenCV's) or ``"bt709"``.
         fill: value of the padding in [0, 255], one or three; normalised like a pixel.
-        swap_rb: exchange the first and the third channel (BGR to RGB). All three-channel arguments are in the
-            result's order.
+        swap_rb: exchange the first and the third channel (BGR to RGB; with a named format the result is BGR). All
+            three-channel arguments are in the result's order.
         scale_up: let small pictures grow to ``size``; otherwise they are only padded.
         center: pad on both sides (an odd row goes to the bottom, an odd column to the right); otherwise the picture
             is at the top left.
@@ -66,10 +80,11 @@ def letterbox(
         dtype: ``"float32"``, ``"float16"``, ``"bfloat16"`` (torch only) or ``"uint8"``; torch and NumPy dtypes are
             understood.
         layout: ``"nchw"`` or ``"nhwc"``.
+        channels: of an ``"nhwc"`` result, 3 to 64 (4 or 8 suit a first convolution); those past the third hold 0.
         out: a contiguous array of the result's shape and dtype to write to, which shares no memory with a picture.
 
     Returns:
-        (batch, geometry): (B, 3, H, W) or (B, H, W, 3) in the kind of ``images`` and on their device, and the
+        (batch, geometry): (B, 3, H, W) or (B, H, W, channels) in the kind of ``images`` and on their device, and the
         ``Letterbox`` that maps boxes between pictures and batch.
 
     Raises:
@@ -85,7 +100,8 @@ def letterbox(
     Cost: scratch memory of a few rows. Gradients: none. Same result on every backend, bit for bit.
     """
     pictures = list(images) if isinstance(images, (list, tuple)) else [images]
-    sizes = [_size_of(picture, i) for i, picture in enumerate(pictures)]
+    formats = _formats(format, len(pictures))
+    sizes = [_size_of(picture, i, name) for i, (picture, name) in enumerate(zip(pictures, formats))]
     input_size, placements = _place(sizes, _pair(size), scale_up, center, stride, keep_ratio)
     geometry = Letterbox(
         input_size,
@@ -93,14 +109,14 @@ def letterbox(
         tuple((p.height, p.width) for p in placements),
         tuple((p.top, p.left) for p in placements),
     )
-    attributes = _attributes(mode, fill, swap_rb, mean, std, scale, _dtype_name(dtype), layout)
+    attributes = _attributes(mode, matrix, fill, swap_rb, mean, std, scale, _dtype_name(dtype), layout, channels)
     flat = [number for p in placements for number in p]
     if out is not None:
-        LETTERBOX_OUT(out, pictures, flat, *input_size, *attributes)
+        LETTERBOX_OUT(out, pictures, formats, flat, *input_size, *attributes)
         return out, geometry
     if not pictures:
         return _empty_batch(input_size, attributes), geometry
-    return LETTERBOX(pictures, flat, *input_size, *attributes), geometry
+    return LETTERBOX(pictures, formats, flat, *input_size, *attributes), geometry
 
 
 @dataclass(frozen=True)
@@ -190,10 +206,12 @@ class Letterbox:
 
 def letterbox_reference(
     images: Sequence[np.ndarray],
+    formats: Sequence[str],
     placements: Sequence[int],
     height: int,
     width: int,
     mode: str,
+    matrix: str,
     fill: Sequence[int],
     swap_rb: bool,
     scale: bool,
@@ -201,21 +219,19 @@ def letterbox_reference(
     std: Sequence[float],
     dtype: str,
     channels_last: bool,
+    channels: int,
 ) -> np.ndarray:
     """The rule of ``letterbox`` in NumPy, after its geometry; one picture and one step at a time.
 
-    ``placements`` holds new height, new width, top and left of each picture; empty ``mean`` and ``std`` mean none.
-    bfloat16 results come as float32 holding bfloat16 values.
+    ``formats`` holds a name for each picture, empty for RGB or grey by its shape; ``placements`` new height, new
+    width, top and left of each; empty ``mean`` and ``std`` mean none. bfloat16 results come as float32 holding
+    bfloat16 values.
     """
     batch = np.empty((len(images), height, width, 3), np.uint8)
     batch[:] = np.array(fill, np.uint8)
-    for b, image in enumerate(images):
+    for b, (image, name) in enumerate(zip(images, formats)):
         new_height, new_width, top, left = placements[4 * b : 4 * b + 4]
-        resize = _resize_cv2 if mode == "cv2" else _resize_pillow
-        pixels = np.broadcast_to(image.reshape(*image.shape[:2], -1)[..., :3], (*image.shape[:2], 3))
-        height_in, width_in = image.shape[:2]
-        vertical_first = mode == "pillow" and _vertical_pass_first(height_in, width_in, new_height, new_width)
-        resized = resize(pixels, new_height, new_width, vertical_first)
+        resized = resize(picture_rgb(image, name, matrix), new_height, new_width, mode)
         batch[b, top : top + new_height, left : left + new_width] = resized[..., ::-1] if swap_rb else resized
     result: np.ndarray = batch
     if dtype != "uint8":
@@ -224,69 +240,10 @@ def letterbox_reference(
             result = result / np.float32(255)
         if len(mean) or len(std):
             result = (result - np.array(mean or (0, 0, 0), np.float32)) / np.array(std or (1, 1, 1), np.float32)
-        result = _round_bfloat16(result) if dtype == "bfloat16" else result.astype(dtype)
-    return result if channels_last else np.ascontiguousarray(result.transpose(0, 3, 1, 2))
-
-
-def _resize_cv2(pixels: np.ndarray, new_height: int, new_width: int, _: bool) -> np.ndarray:
-    """OpenCV's INTER_LINEAR for uint8: weights in 1/2048, sums truncated twice before the final rounding."""
-    height, width = pixels.shape[:2]
-    sx, fx = _linear_positions(width, new_width)
-    sy, fy = _linear_positions(height, new_height)
-    fx[(sx < 0) | (sx >= width - 1)] = 0  # columns outside: all weight on the border; rows keep their weights
-    sx = sx.clip(0, width - 1)
-    a0, a1 = (np.rint(w * np.float32(2048)).astype(np.int32)[None, :, None] for w in (1 - fx, fx))
-    b0, b1 = (np.rint(w * np.float32(2048)).astype(np.int32)[:, None, None] for w in (1 - fy, fy))
-    wide = pixels.astype(np.int32)
-    sums = (wide[:, sx] * a0 + wide[:, (sx + 1).clip(0, width - 1)] * a1) >> 4
-    upper, lower = sums[sy.clip(0, height - 1)], sums[(sy + 1).clip(0, height - 1)]
-    return ((((b0 * upper) >> 16) + ((b1 * lower) >> 16) + 2) >> 2).astype(np.uint8)
-
-
-def _linear_positions(source: int, target: int) -> tuple[np.ndarray, np.ndarray]:
-    """Source position of each output position: whole part and float32 fraction."""
-    centre = ((np.arange(target) + 0.5) * (1.0 / (target / source)) - 0.5).astype(np.float32)
-    whole = np.floor(centre)
-    return whole.astype(np.int64), centre - whole
-
-
-def _vertical_pass_first(height: int, width: int, new_height: int, new_width: int) -> bool:
-    """Pillow 13's choice, as its results show it."""
-    return new_height < height and height - new_height > 2 * (width - new_width)
-
-
-def _resize_pillow(pixels: np.ndarray, new_height: int, new_width: int, vertical_first: bool) -> np.ndarray:
-    """Pillow's BILINEAR: a triangle as wide as the reduction, weights in 2^-22, rounded to uint8 after each pass."""
-    if vertical_first:
-        return _pillow_columns(_pillow_rows(pixels, new_height), new_width)
-    return _pillow_rows(_pillow_columns(pixels, new_width), new_height)
-
-
-def _pillow_columns(pixels: np.ndarray, target: int) -> np.ndarray:
-    return _pillow_rows(pixels.transpose(1, 0, 2), target).transpose(1, 0, 2)
-
-
-def _pillow_rows(pixels: np.ndarray, target: int) -> np.ndarray:
-    source = len(pixels)
-    scale = source / target
-    support = max(scale, 1.0)
-    result = np.empty((target, *pixels.shape[1:]), np.uint8)
-    for i in range(target):
-        centre = (i + 0.5) * scale
-        rows = range(max(int(centre - support + 0.5), 0), min(int(centre + support + 0.5), source))
-        weights = [max(0.0, 1 - abs((row - centre + 0.5) * (1.0 / support))) for row in rows]
-        total = sum(weights)
-        fixed = [int(0.5 + weight / total * 2**22) for weight in weights]
-        result[i] = ((sum(pixels[row].astype(np.int32) * w for row, w in zip(rows, fixed)) + 2**21) >> 22).clip(0, 255)
-    return result
-
-
-def _round_bfloat16(values: np.ndarray) -> np.ndarray:
-    """float32 rounded half to even to the precision of bfloat16."""
-    bits = values.view(np.uint32)
-    return ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) & np.uint32(0xFFFF0000)).view(
-        np.float32
-    )
+        result = round_bfloat16(result) if dtype == "bfloat16" else result.astype(dtype)
+    padded = np.zeros((*result.shape[:3], channels), result.dtype)
+    padded[..., :3] = result
+    return padded if channels_last else np.ascontiguousarray(padded.transpose(0, 3, 1, 2))
 
 
 # ---- geometry ----
@@ -345,7 +302,19 @@ def _fit(height: int, width: int, size: tuple[int, int], scale_up: bool) -> tupl
 # ---- arguments ----
 
 
-def _size_of(picture: Any, i: int) -> tuple[int, int]:
+def _formats(given: Any, count: int) -> list[str]:
+    """A name for each picture; empty for what its shape says."""
+    names = [given] * count if given is None or isinstance(given, str) else list(given)
+    if len(names) != count:
+        raise ValueError(f"letterbox: format must be one name or one for each of {count} pictures, got {len(names)}")
+    for name in [given] if isinstance(given, str) else names:
+        if name is not None and name not in FORMATS:
+            raise ValueError(f"letterbox: format must be one of {', '.join(FORMATS)}, got {name!r}")
+    return [name or "" for name in names]
+
+
+def _size_of(picture: Any, i: int, name: str) -> tuple[int, int]:
+    """(height, width) of a picture, whose array must have the shape of its format."""
     shape = getattr(picture, "shape", None)
     if shape is None:
         hint = "; did you mean np.asarray(image)?" if type(picture).__module__.startswith("PIL") else ""
@@ -354,15 +323,34 @@ def _size_of(picture: Any, i: int) -> tuple[int, int]:
     if len(shape) not in (2, 3):
         hint = "; a stack of pictures is passed as list(images)" if len(shape) == 4 else ""
         raise ValueError(f"letterbox: images[{i}] must be (H, W) or (H, W, C), got {shape}{hint}")
-    if len(shape) == 3 and shape[2] not in (1, 3, 4):
-        hint = (
-            "; did you mean images of (H, W, C), by permute(1, 2, 0) or transpose(1, 2, 0)?"
-            if shape[0] in (1, 3, 4)
-            else ""
-        )
-        raise ValueError(f"letterbox: images[{i}] must have 1, 3 or 4 channels, got {shape}{hint}")
     if shape[0] < 1 or shape[1] < 1:
         raise ValueError(f"letterbox: images[{i}] must have at least one pixel, got {shape}")
+    depth = shape[2] if len(shape) == 3 else 1
+    if name in CHROMA:
+        return _yuv_size(shape, depth, i, name)
+    accepted = (CHANNELS[name],) if name else (1, 3, 4)
+    if depth not in accepted:
+        rule = f"{CHANNELS[name]} channels for format {name}" if name else "1, 3 or 4 channels"
+        hint = ""
+        if shape[0] in accepted:
+            hint = "; did you mean images of (H, W, C), by permute(1, 2, 0) or transpose(1, 2, 0)?"
+        elif depth == 2 and not name:
+            hint = "; did you mean format='yuyv'?"
+        raise ValueError(f"letterbox: images[{i}] must have {rule}, got {shape}{hint}")
+    return int(shape[0]), int(shape[1])
+
+
+def _yuv_size(shape: tuple[int, ...], depth: int, i: int, name: str) -> tuple[int, int]:
+    """Height and width must be even where pixels share chroma."""
+    if name in TWO_ROWS:
+        if depth != 1 or shape[0] % 3 or shape[1] % 2:
+            raise ValueError(
+                f"letterbox: images[{i}] must be (3 H / 2, W) with H and W even for format {name}, got {shape}; "
+                "luma rows first, chroma below; cut an odd picture by a row or a column"
+            )
+        return int(shape[0]) // 3 * 2, int(shape[1])
+    if depth != 2 or shape[1] % 2:
+        raise ValueError(f"letterbox: images[{i}] must be (H, W, 2) with W even for format {name}, got {shape}")
     return int(shape[0]), int(shape[1])
 
 
@@ -385,10 +373,19 @@ def _pair(size: Any) -> tuple[int, int]:
 
 
 def _attributes(
-    mode: Any, fill: Any, swap_rb: Any, mean: Any, std: Any, scale: Any, dtype: str, layout: Any
-) -> tuple[str, list[int], bool, bool, list[float], list[float], str, bool]:
+    mode: Any,
+    matrix: Any,
+    fill: Any,
+    swap_rb: Any,
+    mean: Any,
+    std: Any,
+    scale: Any,
+    dtype: str,
+    layout: Any,
+    channels: Any,
+) -> tuple[str, str, list[int], bool, bool, list[float], list[float], str, bool, int]:
     """Attributes in the order of the schema, checked."""
-    for name, value, choices in (("mode", mode, MODES), ("layout", layout, LAYOUTS)):
+    for name, value, choices in (("mode", mode, MODES), ("matrix", matrix, MATRICES), ("layout", layout, LAYOUTS)):
         if value not in choices:
             raise ValueError(f"letterbox: {name} must be one of {', '.join(choices)}, got {value!r}")
     if dtype == "uint8" and (mean is not None or std is not None):
@@ -396,7 +393,12 @@ def _attributes(
     means, stds = _three("mean", mean), _three("std", std)
     if any(value == 0 for value in stds):
         raise ValueError(f"letterbox: std must not be zero, got {stds}")
-    return mode, _fill(fill), bool(swap_rb), bool(scale), means, stds, dtype, layout == "nhwc"
+    channels = _positive("channels", channels)
+    if channels != 3 and (layout != "nhwc" or not 3 <= channels <= MAX_CHANNELS):
+        rule = f"3 to {MAX_CHANNELS}" if layout == "nhwc" else '3 with layout "nchw"'
+        raise ValueError(f"letterbox: channels must be {rule}, got {channels}")
+    last = layout == "nhwc"
+    return mode, matrix, _fill(fill), bool(swap_rb), bool(scale), means, stds, dtype, last, channels
 
 
 def _three(name: str, values: Any) -> list[float]:
@@ -442,10 +444,10 @@ def _dtype_name(dtype: Any) -> str:
 
 def _empty_batch(size: tuple[int, int], attributes: tuple[Any, ...]) -> np.ndarray:
     """No picture says of which kind the result is to be: NumPy."""
-    dtype, channels_last = attributes[-2:]
+    dtype, channels_last, channels = attributes[-3:]
     if dtype == "bfloat16":
         raise TypeError("letterbox: NumPy has no bfloat16: pass torch tensors, or ask for float32 or float16")
-    return np.empty((0, *size, 3) if channels_last else (0, 3, *size), dtype)
+    return np.empty((0, *size, channels) if channels_last else (0, 3, *size), dtype)
 
 
 # ---- boxes of any kind ----
@@ -485,7 +487,7 @@ class _BatchOp(Op):
 
     def run(self, *args: Any) -> Any:
         result = super().run(*args)
-        dtype = args[10]
+        dtype = args[-3]
         if dtype == "bfloat16" and hasattr(result, "bfloat16"):
             return result.bfloat16()
         if dtype == "bfloat16":
@@ -519,11 +521,11 @@ def _native(*args: Any) -> Any:
     return _core.letterbox(None, *args)
 
 
-def _fake(images: Any, placements: Any, height: int, width: int, *attributes: Any) -> Any:
+def _fake(images: Any, formats: Any, placements: Any, height: int, width: int, *attributes: Any) -> Any:
     import torch
 
-    dtype, channels_last = attributes[-2:]
-    shape = (len(images), height, width, 3) if channels_last else (len(images), 3, height, width)
+    dtype, channels_last, channels = attributes[-3:]
+    shape = (len(images), height, width, channels) if channels_last else (len(images), channels, height, width)
     return images[0].new_empty(shape, dtype=getattr(torch, dtype))
 
 
@@ -536,8 +538,8 @@ def _fake_out(*_: Any) -> None:
 
 
 _ARGUMENTS = (
-    "Tensor[] images, int[] placements, int height, int width, str filter, int[] fill, bool swap_rb, bool scale, "
-    "float[] mean, float[] std, str dtype, bool channels_last"
+    "Tensor[] images, str[] formats, int[] placements, int height, int width, str filter, str matrix, int[] fill, "
+    "bool swap_rb, bool scale, float[] mean, float[] std, str dtype, bool channels_last, int channels"
 )
 LETTERBOX = _BatchOp(
     name="letterbox",

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -386,61 +386,53 @@ def _fake_backward(grad_out: Any, value: Any, *arguments: Any) -> tuple[Any, ...
     return tuple(a.new_empty(a.shape if use else (0,)) for a, use in zip((value, locations, weights), arguments[-1]))
 
 
-def _backward(ctx: Any, grad_out: Any) -> tuple[Any, ...]:
-    inputs = kept_inputs(ctx)
-    wanted = [bool(ctx.needs_input_grad[i]) for i in (0, 3, 4)]
-    grads = MS_DEFORM_ATTN_BACKWARD(grad_out, *inputs, wanted)
-    value, locations, weights = (g if use else None for g, use in zip(grads, wanted))
-    return value, None, None, locations, weights, None, None, None
+def _pair(
+    name: str,
+    arguments: str,
+    references: tuple[Callable[..., Any], Callable[..., Any]],
+    differentiable: tuple[int, ...],
+) -> tuple[Op, Op]:
+    """An operator and its gradient for the arguments at the given places, of which value is the first."""
+    backward = Op(
+        name=f"{name}_backward",
+        schema=f"(Tensor grad_out, {arguments}, bool[] wanted) -> (Tensor, Tensor, Tensor)",
+        native=getattr(_core, f"{name}_backward"),
+        reference=references[1],
+        fake=_fake_backward,
+        dtypes_of=tuple(1 + i for i in differentiable),
+    )
+
+    def gradients(ctx: Any, grad_out: Any) -> tuple[Any, ...]:
+        inputs = kept_inputs(ctx)
+        wanted = [bool(ctx.needs_input_grad[i]) for i in differentiable]
+        grads: list[Any] = [None] * len(inputs)
+        for i, grad, use in zip(differentiable, backward(grad_out, *inputs, wanted), wanted):
+            grads[i] = grad if use else None
+        return tuple(grads)
+
+    forward = Op(
+        name=name,
+        schema=f"({arguments}) -> Tensor",
+        native=getattr(_core, name),
+        reference=references[0],
+        fake=_fake,
+        backward=gradients,
+        dtypes_of=(0,),
+    )
+    return forward, backward
 
 
-def _fused_backward(ctx: Any, grad_out: Any) -> tuple[Any, ...]:
-    inputs = kept_inputs(ctx)
-    wanted = [bool(ctx.needs_input_grad[i]) for i in (0, 4, 5)]
-    grads = MS_DEFORM_ATTN_FUSED_BACKWARD(grad_out, *inputs, wanted)
-    value, offsets, logits = (g if use else None for g, use in zip(grads, wanted))
-    return value, None, None, None, offsets, logits, None, None, None, None
-
-
-_PLAIN = (
+MS_DEFORM_ATTN, MS_DEFORM_ATTN_BACKWARD = _pair(
+    "ms_deform_attn",
     "Tensor value, Tensor spatial_shapes, Tensor level_start_index, Tensor sampling_locations, "
-    "Tensor attention_weights, SymInt[] num_points, bool discrete, bool deterministic"
+    "Tensor attention_weights, SymInt[] num_points, bool discrete, bool deterministic",
+    (ms_deform_attn_reference, ms_deform_attn_backward_reference),
+    (0, 3, 4),
 )
-_FUSED = (
+MS_DEFORM_ATTN_FUSED, MS_DEFORM_ATTN_FUSED_BACKWARD = _pair(
+    "ms_deform_attn_fused",
     "Tensor value, Tensor spatial_shapes, Tensor level_start_index, Tensor reference_points, Tensor offsets, "
-    "Tensor logits, SymInt[] num_points, float offset_scale, bool discrete, bool deterministic"
-)
-MS_DEFORM_ATTN = Op(
-    name="ms_deform_attn",
-    schema=f"({_PLAIN}) -> Tensor",
-    native=_core.ms_deform_attn,
-    reference=ms_deform_attn_reference,
-    fake=_fake,
-    backward=_backward,
-    dtypes_of=(0,),
-)
-MS_DEFORM_ATTN_BACKWARD = Op(
-    name="ms_deform_attn_backward",
-    schema=f"(Tensor grad_out, {_PLAIN}, bool[] wanted) -> (Tensor, Tensor, Tensor)",
-    native=_core.ms_deform_attn_backward,
-    reference=ms_deform_attn_backward_reference,
-    fake=_fake_backward,
-    dtypes_of=(1, 4, 5),
-)
-MS_DEFORM_ATTN_FUSED = Op(
-    name="ms_deform_attn_fused",
-    schema=f"({_FUSED}) -> Tensor",
-    native=_core.ms_deform_attn_fused,
-    reference=ms_deform_attn_fused_reference,
-    fake=_fake,
-    backward=_fused_backward,
-    dtypes_of=(0,),
-)
-MS_DEFORM_ATTN_FUSED_BACKWARD = Op(
-    name="ms_deform_attn_fused_backward",
-    schema=f"(Tensor grad_out, {_FUSED}, bool[] wanted) -> (Tensor, Tensor, Tensor)",
-    native=_core.ms_deform_attn_fused_backward,
-    reference=ms_deform_attn_fused_backward_reference,
-    fake=_fake_backward,
-    dtypes_of=(1, 5, 6),
+    "Tensor logits, SymInt[] num_points, float offset_scale, bool discrete, bool deterministic",
+    (ms_deform_attn_fused_reference, ms_deform_attn_fused_backward_reference),
+    (0, 4, 5),
 )

@@ -39,15 +39,25 @@ struct Slices {
   std::int32_t* labels;
 };
 
-FD_HD std::uint32_t value_key(float value) { return value == value ? order_key(value) : 0u; }
+// Decided on bits: comparisons of numbers that may be NaN keep compilers from vectorising.
+FD_HD std::uint32_t value_key(float value) {
+  const std::uint32_t bits = bit_cast<std::uint32_t>(value + 0.0f);
+  const std::uint32_t flipped = static_cast<std::uint32_t>(bit_cast<std::int32_t>(bits) >> 31) | 0x80000000u;
+  return (bits & 0x7fffffffu) > 0x7f800000u ? 0u : bits ^ flipped;
+}
 
 template <typename T>
-FD_TARGET_CLONES void value_row(const T* row, std::int64_t step, std::int64_t columns, std::uint32_t* FD_RESTRICT values) {
+FD_HD void key_row(const T* row, std::int64_t step, std::int64_t columns, std::uint32_t* FD_RESTRICT keys) {
   if (step == 1) {
-    for (std::int64_t c = 0; c < columns; ++c) values[c] = value_key(to_float(row[c]));
+    for (std::int64_t c = 0; c < columns; ++c) keys[c] = value_key(to_float(row[c]));
   } else {
-    for (std::int64_t c = 0; c < columns; ++c) values[c] = value_key(to_float(row[c * step]));
+    for (std::int64_t c = 0; c < columns; ++c) keys[c] = value_key(to_float(row[c * step]));
   }
+}
+
+template <typename T>
+FD_TARGET_CLONES void value_row(const T* row, std::int64_t step, std::int64_t columns, std::uint32_t* values) {
+  key_row(row, step, columns, values);
 }
 
 template <typename TBox>
@@ -90,24 +100,19 @@ void read_values(const TopkParams& p, std::int64_t image, const Slices& slices) 
   }
 }
 
-// The greatest value key of each query.
+// The greatest value key of each query. Keys first, then their greatest: compilers do not vectorise both in one loop.
 template <typename T>
 FD_TARGET_CLONES void most_of_queries(const TopkParams& p, std::int64_t image, std::uint32_t* most) {
+  constexpr std::int64_t kChunk = 256;
   const std::int64_t queries = p.logits.shape[1], columns = p.logits.shape[2], step = p.logits.stride[2];
   const T* logits = p.logits.as<const T>() + image * p.logits.stride[0];
+  std::uint32_t keys[kChunk];
   for (std::int64_t q = 0; q < queries; ++q) {
-    const T* row = logits + q * p.logits.stride[1];
     std::uint32_t greatest = 0u;
-    if (step == 1) {
-      for (std::int64_t c = 0; c < columns; ++c) {
-        const std::uint32_t key = value_key(to_float(row[c]));
-        greatest = key > greatest ? key : greatest;
-      }
-    } else {
-      for (std::int64_t c = 0; c < columns; ++c) {
-        const std::uint32_t key = value_key(to_float(row[c * step]));
-        greatest = key > greatest ? key : greatest;
-      }
+    for (std::int64_t begin = 0; begin < columns; begin += kChunk) {
+      const std::int64_t size = std::min(kChunk, columns - begin);
+      key_row(logits + q * p.logits.stride[1] + begin * step, step, size, keys);
+      for (std::int64_t c = 0; c < size; ++c) greatest = keys[c] > greatest ? keys[c] : greatest;
     }
     most[q] = greatest;
   }

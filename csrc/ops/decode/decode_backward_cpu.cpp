@@ -40,20 +40,30 @@ struct GradRows {
   FD_HD void store(std::int64_t channel, const ArithmeticOf<T>* row, std::int64_t size) const {
     store_row<T>(row, steps.anchor, size, first + channel * steps.channel);
   }
+  // number j = rule(j): a row that is made and then copied costs a sweep more.
+  template <typename Rule>
+  FD_HD void fill(std::int64_t channel, std::int64_t size, const Rule& rule) const {
+    T* FD_RESTRICT row = first + channel * steps.channel;
+    if (steps.anchor == 1) {
+      for (std::int64_t j = 0; j < size; ++j) row[j] = narrow<T>(rule(j));
+    } else {
+      for (std::int64_t j = 0; j < size; ++j) row[j * steps.anchor] = narrow<T>(rule(j));
+    }
+  }
 };
 
 template <typename T, typename R = ArithmeticOf<T>>
 FD_TARGET_CLONES void bins_backward(const T* codes, const RowSteps& steps, std::int64_t bins, std::int64_t size,
                                     const R* FD_RESTRICT grad, std::int64_t channel, const GradRows<T>& out) {
-  R most[kBlock], sum[kBlock], expected[kBlock], value[kBlock], weights[kBins * kBlock];
+  R most[kBlock], sum[kBlock], expected[kBlock], weights[kBins * kBlock];
   const bool kept = bins <= kBins;
   expect_row(codes, steps, bins, size, most, sum, expected, weights, kept);
   for (std::int64_t i = 0; i < bins; ++i) {
     R* FD_RESTRICT weight = weights + (kept ? i * kBlock : 0);
     if (!kept) weigh_row(codes + i * steps.channel, steps.anchor, size, most, weight);
     const R bin = static_cast<R>(i);
-    for (std::int64_t j = 0; j < size; ++j) value[j] = bin_gradient<R>(grad[j], weight[j], sum[j], bin, expected[j]);
-    out.store(channel + i, value, size);
+    out.fill(channel + i, size,
+             [&](std::int64_t j) FD_INLINE_LAMBDA { return bin_gradient<R>(grad[j], weight[j], sum[j], bin, expected[j]); });
   }
 }
 
@@ -128,6 +138,42 @@ FD_HD void logit_rows(std::int64_t planes, std::int64_t size, const R* FD_RESTRI
   }
 }
 
+// Gradients of logits whose planes are dense: those of the scores are read as they lie, many channels of one anchor after the
+// other, and turned; then each plane is one sweep.
+template <typename T, typename R = ArithmeticOf<T>>
+FD_TARGET_CLONES void planes_backward(const R* grad, const RowSteps& from, const T* logits, std::int64_t plane,
+                                      std::int64_t classes, std::int64_t size, const R* objectness, R* FD_RESTRICT sum,
+                                      const GradRows<T>& out) {
+  constexpr std::int64_t kMost = 5 * kPlanes;
+  R turned[kMost * kDecodeTile];  // [block][channel][kBlock]
+  for (std::int64_t first = 0; first < classes; first += kMost) {
+    const std::int64_t channels = std::min(kMost, classes - first);
+    for (std::int64_t j = 0; j < size; j += kBlock) {
+      for (std::int64_t c = 0; c < channels; c += kPlanes) {
+        load_planes(grad + j * from.anchor + (first + c) * from.channel, from, std::min(kPlanes, channels - c),
+                    std::min(kBlock, size - j), turned + j * kMost + c * kBlock);
+      }
+    }
+    for (std::int64_t c = 0; c < channels; ++c) {
+      for (std::int64_t j = 0; j < size; j += kBlock) {
+        const std::int64_t count = std::min(kBlock, size - j);
+        const T* FD_RESTRICT row = logits + (first + c) * plane + j;
+        T* FD_RESTRICT to = out.first + (first + c) * out.steps.channel + j;
+        const R* FD_RESTRICT g = turned + j * kMost + c * kBlock;
+        if (objectness == nullptr) {
+          for (std::int64_t i = 0; i < count; ++i) to[i] = narrow<T>(sigmoid_gradient<R>(g[i], sigmoid_exact(widen<T>(row[i]))));
+          continue;
+        }
+        for (std::int64_t i = 0; i < count; ++i) {
+          const R value = sigmoid_exact(widen<T>(row[i]));
+          sum[j + i] += g[i] * value;
+          to[i] = narrow<T>(sigmoid_gradient<R>(g[i] * objectness[j + i], value));
+        }
+      }
+    }
+  }
+}
+
 template <typename T>
 FD_TARGET_CLONES void scores_backward(const DecodeParams& p, const DecodeTile& tile) {
   using R = ArithmeticOf<T>;
@@ -143,7 +189,12 @@ FD_TARGET_CLONES void scores_backward(const DecodeParams& p, const DecodeTile& t
   if (maps.objectness) {
     load_row(codes + 4 * in.codes_stride[2], in.codes_stride[4], tile.size, objectness, Sigmoid{});
   }
-  for (std::int64_t c = 0; c < maps.classes; c += kPlanes) {
+  const bool dense = steps.anchor == 1 && out.steps.anchor == 1;
+  if (dense) {
+    planes_backward<T>(grad, from, logits, steps.channel, maps.classes, tile.size, maps.objectness ? objectness : nullptr, sum,
+                       out);
+  }
+  for (std::int64_t c = 0; c < maps.classes && !dense; c += kPlanes) {
     const std::int64_t planes = std::min(kPlanes, maps.classes - c);
     for (std::int64_t j = 0; j < tile.size; j += kBlock) {
       const std::int64_t size = std::min(kBlock, tile.size - j);

@@ -93,6 +93,7 @@ FD_HD void load_planes(const T* from, const RowSteps& steps, std::int64_t planes
   }
   R anchors[kPlanes * kBlock], quarters[4][4 * kBlock];
   for (std::int64_t j = 0; j < size; ++j) {
+    __builtin_prefetch(from + (j + size) * steps.anchor);
     for (std::int64_t k = 0; k < kPlanes; ++k) anchors[kPlanes * j + k] = rule(widen<T>(from[j * steps.anchor + k]));
   }
   take_apart(anchors, 4 * size, quarters[0], quarters[1], quarters[2], quarters[3]);

@@ -43,6 +43,7 @@ FD_HD void expect_row(const T* codes, const RowSteps& steps, std::int64_t bins, 
   load_row(codes, steps.anchor, size, most);
   for (std::int64_t i = 1; i < bins; ++i) {
     const T* FD_RESTRICT from = codes + i * steps.channel;
+    expect_access<0>(from + size, steps.anchor, size);
     if (steps.anchor == 1) {
       for (std::int64_t j = 0; j < size; ++j) most[j] = widen<T>(from[j]) > most[j] ? widen<T>(from[j]) : most[j];
     } else {

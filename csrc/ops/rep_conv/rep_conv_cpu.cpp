@@ -166,30 +166,4 @@ void rep_conv_cpu(const RepConvParams& p) {
                });
 }
 
-void bias_act_cpu(const BiasActParams& p) {
-  using namespace rep_conv;
-  const TensorView &x = p.x, &y = p.out;
-  const Epilogue& e = p.epilogue;
-  const std::int64_t channels = x.shape[1], rows = x.shape[0] * channels * x.shape[2], width = x.shape[3];
-  constexpr std::int64_t piece = 16384;
-  parallel_for(rows, ceil_div(piece, width + 1), [&](std::int64_t begin, std::int64_t end) {
-    std::vector<float> row(static_cast<std::size_t>(width)), residual(e.has_residual() ? row.size() : 0);
-    const auto line = [&](const TensorView& view, std::int64_t item) {
-      const std::int64_t plane = item / x.shape[2];
-      const std::int64_t first = plane / channels * view.stride[0] + plane % channels * view.stride[1];
-      return Block{first + item % x.shape[2] * view.stride[2], 1, 0, width, view.stride[3]};
-    };
-    for (std::int64_t item = begin; item < end; ++item) {
-      const std::int64_t channel = item / x.shape[2] % channels;
-      float bias = 0.0f;
-      if (e.has_bias()) load_block(e.bias, {channel * e.bias.stride[0], 1, 0, 1, 1}, &bias, 0);
-      if (e.has_residual()) load_block(e.residual, line(e.residual, item), residual.data(), 0);
-      const float* const added = e.has_residual() ? residual.data() : nullptr;
-      load_block(x, line(x, item), row.data(), 0);
-      finish_row(e.activation, bias, e.add_first ? added : nullptr, e.add_first ? nullptr : added, row.data(), width);
-      store_block(y, line(y, item), row.data(), 0);
-    }
-  });
-}
-
 }  // namespace fastdet

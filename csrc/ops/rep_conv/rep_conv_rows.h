@@ -24,6 +24,10 @@ void store_block(const TensorView& array, const Block& block, const float* in, s
 // The epilogue of a row whose elements share one channel; `before` and `after` are rows of the residual or null.
 void finish_row(Activation activation, float bias, const float* before, const float* after, float* row, std::int64_t count);
 
+// The same with a bias for each element.
+void finish_each(Activation activation, const float* biases, const float* before, const float* after, float* row,
+                 std::int64_t count);
+
 // Pixels [first, first + count) of the plane of channel `channel` of picture `picture`, in reading order.
 void load_pixels(const TensorView& array, std::int64_t picture, std::int64_t channel, std::int64_t first, std::int64_t count,
                  float* out);

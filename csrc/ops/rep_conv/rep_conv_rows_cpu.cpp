@@ -69,9 +69,10 @@ void store_block(const TensorView& array, const Block& block, const float* in, s
   }
 }
 
-FD_TARGET_CLONES
-void finish_row(Activation activation, float bias, const float* before, const float* after, float* row, std::int64_t count) {
-  for (std::int64_t i = 0; i < count; ++i) row[i] = row[i] + bias;
+namespace {
+
+// What follows the bias.
+FD_HD void finish_biased(Activation activation, const float* before, const float* after, float* row, std::int64_t count) {
   if (before != nullptr) {
     for (std::int64_t i = 0; i < count; ++i) row[i] = row[i] + before[i];
   }
@@ -90,6 +91,21 @@ void finish_row(Activation activation, float bias, const float* before, const fl
   if (after != nullptr) {
     for (std::int64_t i = 0; i < count; ++i) row[i] = row[i] + after[i];
   }
+}
+
+}  // namespace
+
+FD_TARGET_CLONES
+void finish_row(Activation activation, float bias, const float* before, const float* after, float* row, std::int64_t count) {
+  for (std::int64_t i = 0; i < count; ++i) row[i] = row[i] + bias;
+  finish_biased(activation, before, after, row, count);
+}
+
+FD_TARGET_CLONES
+void finish_each(Activation activation, const float* biases, const float* before, const float* after, float* row,
+                 std::int64_t count) {
+  for (std::int64_t i = 0; i < count; ++i) row[i] = row[i] + biases[i];
+  finish_biased(activation, before, after, row, count);
 }
 
 void load_pixels(const TensorView& array, std::int64_t picture, std::int64_t channel, std::int64_t first, std::int64_t count,

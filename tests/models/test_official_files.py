@@ -13,7 +13,7 @@ from foreign_files import Writer
 
 import fastdet
 from fastdet import models
-from fastdet.formats import FileFormatError
+from fastdet.formats import FileFormatError, safetensors_bytes
 from fastdet.models import licences
 from fastdet.models.unfilled import unfilled
 from fuzz import seeds
@@ -47,6 +47,17 @@ def _written(path, name, *, num_classes=3, root=ULTRALYTICS, place="model", old=
     tree = writer.tree(state, root, names=[f"kind {i}" for i in range(num_classes)], **attributes)
     writer.write(path, {"epoch": -1, place: tree, **(more or {})}, old=old)
     return state
+
+
+@pytest.mark.filterwarnings("ignore::fastdet.models.licences.LicenseWarning")
+@pytest.mark.parametrize("name", ["yolov5n", "yolo11n", "yolov7-tiny", "rtdetrv2-s", "damo-yolo-ns"])
+def test_official_keys_in_safetensors_need_no_specification(tmp_path, name):
+    state = _state(name, 3, "float16")
+    (tmp_path / "x.safetensors").write_bytes(safetensors_bytes(state, {"format": "pt"}))
+    module = models.load(tmp_path / "x.safetensors")
+    assert module.spec.name == name and module.num_classes == 3
+    for key, value in models.to_official(module).items():
+        np.testing.assert_array_equal(value.numpy().astype(state[key].dtype), state[key], err_msg=key)
 
 
 @pytest.mark.filterwarnings("ignore::fastdet.models.licences.LicenseWarning")

@@ -280,7 +280,8 @@ class C2PSA(nn.Module):
 class RepConv(nn.Module):
     """RepVGG convolution (arXiv 2101.03697) without the identity branch: act(BN(conv3x3) + BN(conv1x1)).
 
-    Deployed: one 3x3 convolution with bias, then the activation.
+    Deployed: one 3x3 convolution with bias, then the activation, as two modules that tables are lowered from; with its
+    epilogue in one it is ``RepConv2d``, which ``fastdet.models.fuse.fold_rep_conv`` folds as well.
     """
 
     def __init__(

@@ -60,6 +60,8 @@ def test_python_runs(name, code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if re.search(r"\btorch\b", code):
         pytest.importorskip("torch")
+    for package in re.findall(r"^(?:import|from) (transformers|torchvision)\b", code, flags=re.M):
+        pytest.importorskip(package, reason=f"{package} is not installed, or does not load beside this torch")
     exec(compile(code, name, "exec"), {"__name__": name})
 
 

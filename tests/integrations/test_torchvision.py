@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -224,6 +226,15 @@ def test_gradients_and_subtleties(stand_in):
     assert ours.batched_nms(same, torch.tensor([0.1, 0.2, 0.3]), labels, 0.5).tolist() == [2, 1]
     assert ours.nms(same.double(), torch.tensor([0.1, 0.2, 0.3]).double(), 0.5).tolist() == [2]
     assert ours.box_iou(same[None], same[None], "cxcywh").shape == (1, 3, 3)
+
+
+def test_the_page_of_the_documentation(stand_in):
+    """What it shows with torchvision itself."""
+    page = Path(__file__).parents[2] / "docs" / "integrations.md"
+    codes = re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.M | re.S)
+    shown = [code for code in codes if "import torchvision\n" in code]
+    assert len(shown) == 1
+    exec(compile(shown[0], page.name, "exec"), {})
 
 
 def test_without_torchvision(monkeypatch):

@@ -8,13 +8,11 @@ never kept, where torchvision gives NaN or keeps them.
 
 from __future__ import annotations
 
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 from fastdet import ops
+from fastdet.integrations.exchange import Exchange
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,13 +96,8 @@ def complete_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tenso
 
 # ---- in torchvision's place ----------------------------------------------------------------------------------------
 
-_OURS: dict[str, Callable[..., Any]] = {
-    function.__name__: function
-    for function in (nms, batched_nms, box_iou, generalized_box_iou, distance_box_iou, complete_box_iou)
-}
-_lock = threading.RLock()
-_theirs: dict[Callable[..., Any], Callable[..., Any]] = {}  # what each of ours replaces; empty: not patched
-_depth = 0
+_FUNCTIONS = (nms, batched_nms, box_iou, generalized_box_iou, distance_box_iou, complete_box_iou)
+_EXCHANGE = Exchange("torchvision.ops", {function.__name__: function for function in _FUNCTIONS}, ["torchvision"])
 
 
 def patch() -> None:
@@ -118,46 +111,19 @@ def patch() -> None:
     Raises:
         ImportError: torchvision is not installed or does not load.
     """
-    global _depth
-    import torchvision.ops
-
-    with _lock:
-        _depth += 1
-        if _depth == 1:
-            _theirs.update({ours: getattr(torchvision.ops, name) for name, ours in _OURS.items()})
-            _exchange({theirs: ours for ours, theirs in _theirs.items()})
+    _EXCHANGE.patch()
 
 
 def unpatch() -> None:
     """Undo ``patch``: torchvision's own functions stand where they stood, in modules loaded meanwhile too. More calls
     than of ``patch`` do nothing.
     """
-    global _depth
-    with _lock:
-        _depth = max(_depth - 1, 0)
-        if _depth == 0:
-            _exchange(_theirs)
-            _theirs.clear()
+    _EXCHANGE.unpatch()
 
 
-@contextmanager
-def patched() -> Iterator[None]:
+def patched() -> AbstractContextManager[None]:
     """``patch`` inside a ``with`` statement, for all threads."""
-    patch()
-    try:
-        yield
-    finally:
-        unpatch()
-
-
-def _exchange(new: dict[Callable[..., Any], Callable[..., Any]]) -> None:
-    """Replace each function of ``new`` wherever a module of torchvision holds it."""
-    loaded = [m for name, m in sys.modules.items() if name.split(".")[0] == "torchvision" and m is not None]
-    by_id = {id(old): function for old, function in new.items()}
-    for module in loaded:
-        for name, value in list(vars(module).items()):
-            if id(value) in by_id:
-                setattr(module, name, by_id[id(value)])
+    return _EXCHANGE.patched()
 
 
 def _single(a: Tensor) -> Tensor:

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""mmcv's names and signatures by our operators, and the exchange on a stand-in of mmcv's layout."""
+
+from __future__ import annotations
+
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastdet.integrations import mmcv as ours
+
+
+def boxes_of(count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    corner = (torch.rand(count, 2, generator=generator) * 60).round()
+    boxes = torch.cat([corner, corner + (torch.rand(count, 2, generator=generator) * 30).round()], 1)
+    scores = (torch.rand(count, generator=generator) * 50).round() / 50  # with ties
+    return boxes, scores, torch.randint(0, 4, (count,), generator=generator)
+
+
+def pair_iou(a: list[float], b: list[float], offset: int, over_first: bool = False) -> float:
+    """mmcv's rule for one pair; 0 where there is nothing to divide by."""
+    w, h = (min(a[i + 2], b[i + 2]) - max(a[i], b[i]) + offset for i in (0, 1))
+    inter = max(w, 0.0) * max(h, 0.0)
+    area = [(c[2] - c[0] + offset) * (c[3] - c[1] + offset) for c in (a, b)]
+    whole = area[0] if over_first else area[0] + area[1] - inter
+    return inter / whole if whole > 0 else 0.0
+
+
+def greedy(boxes: Tensor, scores: Tensor, groups: list[int], threshold: float, offset: int) -> list[int]:
+    rows, keep = boxes.tolist(), []
+
+    def near(k: int, i: int) -> bool:
+        overlap = np.float32(pair_iou(rows[k], rows[i], offset))  # theirs compares in float32
+        return groups[i] == groups[k] and bool(overlap > np.float32(threshold))
+
+    for i in scores.argsort(descending=True, stable=True).tolist():
+        if all(
+            groups[i] != groups[k] or np.float32(pair_iou(rows[k], rows[i], offset)) <= np.float32(threshold)
+            for k in keep
+        ):
+            keep.append(i)
+    return keep
+
+
+@pytest.mark.parametrize("count", [0, 1, 80])
+@pytest.mark.parametrize("offset", [0, 1])
+def test_nms(count, offset):
+    boxes, scores, _ = boxes_of(count, count)
+    want = greedy(boxes, scores, [0] * count, 0.4, offset)
+    found, keep = ours.nms(boxes, scores, 0.4, offset)
+    assert keep.tolist() == want and keep.dtype == torch.int64
+    assert torch.equal(found, torch.cat([boxes, scores[:, None]], 1)[want]) and found.shape == (len(want), 5)
+
+    found, keep = ours.nms(boxes.numpy(), scores.numpy(), iou_threshold=0.4, offset=offset, max_num=3)
+    assert isinstance(found, np.ndarray) and isinstance(keep, np.ndarray) and keep.tolist() == want[:3]
+    keep = ours.nms(boxes, scores, 0.4, offset, score_threshold=0.5)[1]
+    assert keep.tolist() == [i for i in want if scores[i] > 0.5]
+
+
+@pytest.mark.parametrize("agnostic", [False, True])
+def test_batched_nms(agnostic):
+    boxes, scores, labels = boxes_of(90, 3)
+    groups = [0] * 90 if agnostic else labels.tolist()
+    want = greedy(boxes, scores, groups, 0.4, 0)
+    for config in ({"type": "nms", "iou_threshold": 0.4, "split_thr": 10}, {"iou_thr": 0.4}):
+        found, keep = ours.batched_nms(boxes, scores, labels, config, class_agnostic=agnostic)
+        assert keep.tolist() == want and torch.equal(found[:, 4], scores[want])
+    config = {"iou_threshold": 0.4, "max_num": 5, "score_threshold": 0.2, "class_agnostic": agnostic}
+    assert ours.batched_nms(boxes, scores, labels.float(), config)[1].tolist() == want[:5]
+    assert len(config) == 4  # the caller's dictionary is not touched
+    found, keep = ours.batched_nms(boxes, scores, labels, None)
+    assert torch.equal(found[:, 4], scores.sort(descending=True)[0]) and torch.equal(found[:, :4], boxes[keep])
+
+
+def test_kept_boxes_have_gradients():
+    boxes, scores, _ = boxes_of(10, 5)
+    boxes.requires_grad_()
+    found, keep = ours.nms(boxes, scores, 0.5)
+    found.sum().backward()
+    assert boxes.grad.sum(1).nonzero().flatten().tolist() == sorted(keep.tolist())
+
+
+@pytest.mark.parametrize("mode", ["iou", "iof"])
+@pytest.mark.parametrize("offset", [0, 1])
+def test_bbox_overlaps(mode, offset):
+    first, second = boxes_of(7, 1)[0], boxes_of(7, 2)[0]
+    first[3] = torch.tensor([5.0, 5, 5, 9])  # no area without the offset
+    rows = (first.tolist(), second.tolist())
+    want = torch.tensor([[pair_iou(a, b, offset, mode == "iof") for b in rows[1]] for a in rows[0]])
+    torch.testing.assert_close(ours.bbox_overlaps(first, second, mode, offset=offset), want)
+    torch.testing.assert_close(ours.bbox_overlaps(first, second, mode, True, offset), want.diagonal())
+    got = ours.bbox_overlaps(first.half(), second.half(), mode, offset=offset)
+    assert got.dtype == torch.float16
+    empty = torch.zeros(0)
+    assert ours.bbox_overlaps(empty, second, mode).shape == (0, 7)
+    assert ours.bbox_overlaps(first, empty, mode).shape == (7, 0)
+    assert ours.bbox_overlaps(empty, empty, mode, aligned=True).shape == (0, 1)
+
+
+def sampled(value: Tensor, shapes: list[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
+    """Deformable attention, a query and head at a time, by grid_sample."""
+    batch, _, heads, dim = value.shape
+    out = torch.zeros(batch, locations.shape[1], heads, dim, dtype=value.dtype)
+    for b in range(batch):
+        for m in range(heads):
+            start = 0
+            for level, (h, w) in enumerate(shapes):
+                plane = value[b, start : start + h * w, m].T.reshape(1, dim, h, w)
+                grid = 2 * locations[None, b, :, m, level] - 1
+                got = F.grid_sample(plane, grid, align_corners=False)[0]  # [dim, Q, P]
+                out[b, :, m] = out[b, :, m] + (got * weights[b, :, m, level]).sum(-1).T
+                start += h * w
+    return out.flatten(2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_deformable_attention(dtype):
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(5, 7), (2, 3)]
+    tables = torch.tensor(shapes), torch.tensor([0, 35])
+    inputs = [torch.rand(*size, generator=generator, dtype=dtype) for size in ((2, 41, 3, 8), (2, 4, 3, 2, 3, 2))]
+    inputs.append(torch.rand(2, 4, 3, 2, 3, generator=generator, dtype=dtype))
+    for each in inputs:
+        each.requires_grad_()
+    value, locations, weights = inputs
+    want = sampled(value, shapes, locations, weights)
+    grads = torch.autograd.grad(want.square().sum(), inputs)
+    for got in (
+        ours.MultiScaleDeformableAttnFunction.apply(value, *tables, locations, weights, 64),
+        ours.multi_scale_deformable_attn_pytorch(value, tables[0], locations, weights),
+    ):
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+        for ours_grad, grad in zip(torch.autograd.grad(got.square().sum(), inputs), grads):
+            torch.testing.assert_close(ours_grad, grad, rtol=1e-4, atol=1e-4)
+    half = ours.MultiScaleDeformableAttnFunction.apply(value.half(), *tables, locations.half(), weights.half())
+    assert half.dtype == torch.float16
+
+
+def stand_in() -> dict[str, types.ModuleType]:
+    """mmcv's layout: functions in files of mmcv.ops, shown by mmcv.ops, used by mmdet by names of its own."""
+    names = ("mmcv", "mmcv.ops", "mmcv.ops.nms_file", "mmcv.ops.multi_scale_deform_attn", "mmdet.models")
+    found = {name: types.ModuleType(name) for name in names}
+    file, attention = found["mmcv.ops.nms_file"], found["mmcv.ops.multi_scale_deform_attn"]
+    exec(
+        "def nms(boxes): return 'theirs'\ndef batched_nms(boxes): return nms(boxes)\ndef other(): return 0", vars(file)
+    )
+    exec("def bbox_overlaps(a): return 'theirs'", vars(file))
+    exec("class MultiScaleDeformableAttnFunction: pass", vars(attention))
+    exec("def multi_scale_deformable_attn_pytorch(value): return 'theirs'", vars(attention))
+    for name in ("nms", "batched_nms", "bbox_overlaps", "other"):
+        setattr(found["mmcv.ops"], name, getattr(file, name))
+    found["mmcv.ops"].MultiScaleDeformableAttnFunction = attention.MultiScaleDeformableAttnFunction
+    found["mmdet.models"].suppress = file.batched_nms
+    return found
+
+
+def test_exchange(monkeypatch):
+    found = stand_in()
+    for name, module in found.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    before = {name: dict(vars(module)) for name, module in found.items()}
+    attention = found["mmcv.ops.multi_scale_deform_attn"]
+    with ours.patched():
+        assert found["mmcv.ops"].nms is found["mmcv.ops.nms_file"].nms is ours.nms
+        assert found["mmdet.models"].suppress is ours.batched_nms
+        assert attention.MultiScaleDeformableAttnFunction is ours.MultiScaleDeformableAttnFunction
+        assert attention.multi_scale_deformable_attn_pytorch is ours.multi_scale_deformable_attn_pytorch
+        assert found["mmcv.ops"].other() == 0
+        found["mmdet.models"].later = ours.nms  # what an import meanwhile leaves
+    assert found["mmdet.models"].later is found["mmcv.ops"].nms
+    del found["mmdet.models"].later
+    assert {name: dict(vars(module)) for name, module in found.items()} == before
+
+
+def test_without_mmcv(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mmcv", None)
+    with pytest.raises(ImportError), ours.patched():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda b, s: ours.nms(b, s, 0.5, offset=2), "nms: offset must be 0 or 1, got 2"),
+        (lambda b, s: ours.nms(b[:, :3], s, 0.5), r"nms: boxes and scores must be \(N, 4\) and \(N,\), got \(5, 3\)"),
+        (lambda b, s: ours.batched_nms(b, s, s, {"type": "soft_nms", "iou_threshold": 0.5}), "got 'soft_nms'"),
+        (lambda b, s: ours.batched_nms(b, s, s, {"iou_threshold": 0.5, "sigma": 1}), "got the key 'sigma' too"),
+        (lambda b, s: ours.batched_nms(b, s, s, {}), "got none"),
+        (lambda b, s: ours.bbox_overlaps(b, b, "giou"), "mode must be 'iou' or 'iof', got 'giou'"),
+        (lambda b, s: ours.bbox_overlaps(b, b[:2], aligned=True), "as many, got 5 and 2"),
+    ],
+)
+def test_refusals(call, message):
+    boxes, scores, _ = boxes_of(5, 0)
+    with pytest.raises(ValueError, match=message):
+        call(boxes, scores)

@@ -12,6 +12,7 @@
 #include "ops/box_iou/box_iou.h"
 #include "ops/box_iou_loss/box_iou_loss.h"
 #include "ops/decode/decode.h"
+#include "ops/hungarian_assign/hungarian_assign.h"
 #include "ops/letterbox/letterbox.h"
 #include "ops/ms_deform_attn/ms_deform_attn.h"
 #include "ops/nms/nms.h"
@@ -112,6 +113,7 @@ const CudaTable table = {
     launcher<BoxIouLossParams, box_iou_loss_cuda>,
     launcher<BoxIouLossBackwardParams, box_iou_loss_backward_cuda>,
     launcher<TaskAlignedParams, task_aligned_cuda>,
+    launcher<HungarianAssignParams, hungarian_assign_cuda>,
 };
 
 }  // namespace

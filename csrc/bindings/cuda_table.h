@@ -21,6 +21,7 @@ struct MsDeformAttnParams;
 struct BoxIouLossParams;
 struct BoxIouLossBackwardParams;
 struct TaskAlignedParams;
+struct HungarianAssignParams;
 
 struct CudaTable {
   static constexpr std::uint32_t kAbi = 1;
@@ -60,6 +61,7 @@ struct CudaTable {
   Launcher<BoxIouLossParams> box_iou_loss;
   Launcher<BoxIouLossBackwardParams> box_iou_loss_backward;
   Launcher<TaskAlignedParams> task_aligned;
+  Launcher<HungarianAssignParams> hungarian_assign;
 };
 
 }  // namespace fastdet

@@ -10,6 +10,7 @@ void bind_aligned_ota(pybind11::module_& module);
 void bind_box_iou(pybind11::module_& module);
 void bind_box_iou_loss(pybind11::module_& module);
 void bind_decode(pybind11::module_& module);
+void bind_hungarian_assign(pybind11::module_& module);
 void bind_letterbox(pybind11::module_& module);
 void bind_ms_deform_attn(pybind11::module_& module);
 void bind_network(pybind11::module_& module);

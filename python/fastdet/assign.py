@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastdet.ops.aligned_ota import Assignment, aligned_ota_assign
+from fastdet.ops.hungarian_assign import HungarianAssignment, hungarian_assign
 from fastdet.ops.task_aligned import task_aligned_assign
 
 
@@ -107,4 +108,27 @@ def task_aligned(
         scores, boxes, points, truth.boxes, truth.labels, truth.counts,
         topk=topk, second_topk=second_topk, alpha=alpha, beta=beta,
         small_below=small_size, small_size=small_size, conflict=conflict,
+    )  # fmt: skip
+
+
+def hungarian(
+    logits: Tensor,
+    boxes_cxcywh: Tensor,
+    truth: PaddedTargets,
+    *,
+    class_weight: float = 2.0,
+    l1_weight: float = 5.0,
+    giou_weight: float = 2.0,
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+) -> HungarianAssignment:
+    """Hungarian matching (DETR, RT-DETR) for a batch; the contract is ``fastdet.ops.hungarian_assign``'s.
+
+    Args:
+        logits: [B, Q, C]. boxes_cxcywh: [B, Q, 4] normalised.
+        truth: B pictures, their boxes as centre and size, normalised, too. All on one device.
+    """
+    return hungarian_assign(
+        logits, boxes_cxcywh, truth.boxes, truth.labels, truth.counts,
+        class_weight=class_weight, l1_weight=l1_weight, giou_weight=giou_weight, alpha=alpha, gamma=gamma,
     )  # fmt: skip

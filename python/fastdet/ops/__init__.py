@@ -53,6 +53,19 @@ from fastdet.ops.decode import (
     detect_reference,
 )
 from fastdet.ops.fold import BatchNorm, RepBranch, fold_conv_bn, fold_rep_conv
+from fastdet.ops.hungarian_assign import (
+    HUNGARIAN_ASSIGN,
+    HUNGARIAN_COST,
+    LINEAR_SUM_ASSIGNMENT,
+    HungarianAssignment,
+    LinearSumAssignment,
+    hungarian_assign,
+    hungarian_assign_reference,
+    hungarian_cost,
+    hungarian_cost_reference,
+    linear_sum_assignment,
+    linear_sum_assignment_reference,
+)
 from fastdet.ops.letterbox import LETTERBOX, LETTERBOX_OUT, Letterbox, letterbox, letterbox_reference
 from fastdet.ops.ms_deform_attn import (
     MS_DEFORM_ATTN,
@@ -130,6 +143,9 @@ OPS = (
     BOX_IOU_LOSS_BACKWARD,
     TASK_ALIGNED_ASSIGN,
     TASK_ALIGNED_COST,
+    HUNGARIAN_ASSIGN,
+    HUNGARIAN_COST,
+    LINEAR_SUM_ASSIGNMENT,
 )
 
 __all__ = [
@@ -139,8 +155,10 @@ __all__ = [
     "BatchNorm",
     "Decoded",
     "HeadFormat",
+    "HungarianAssignment",
     "Kept",
     "Letterbox",
+    "LinearSumAssignment",
     "RepBranch",
     "TaskAlignedCost",
     "aligned_ota_assign",
@@ -176,8 +194,14 @@ __all__ = [
     "fold_rep_conv",
     "generalized_box_iou",
     "generalized_box_iou_reference",
+    "hungarian_assign",
+    "hungarian_assign_reference",
+    "hungarian_cost",
+    "hungarian_cost_reference",
     "letterbox",
     "letterbox_reference",
+    "linear_sum_assignment",
+    "linear_sum_assignment_reference",
     "ms_deform_attn",
     "ms_deform_attn_backward",
     "ms_deform_attn_backward_reference",

@@ -58,3 +58,28 @@ def sigmoid_exact(x: np.ndarray) -> np.ndarray:
     one = x.dtype.type(1)
     with np.errstate(all="ignore"):
         return one / (one + exp_exact(-x))
+
+
+# log(1 + f) = f - f^2 / 2 + f^3 P(f) for 1 + f in [sqrt(1/2), sqrt(2)); own minimax fit, lowest degree first.
+_LOG = np.array(
+    [0.333333313, -0.250008196, 0.200012267, -0.166233599, 0.142017722, -0.131601736, 0.127614811, -0.0763440207],
+    np.float32,
+)
+
+
+def log_exact(x: np.ndarray, shift: int = 0) -> np.ndarray:
+    """log(x 2^-shift) of normal positive float32, as ``log_exact`` of csrc/core/numeric.h, bit for bit.
+
+    What is neither normal nor positive gives what its bits give there, too.
+    """
+    bits = np.ascontiguousarray(x, np.float32).view(np.int32).reshape(x.shape)
+    with np.errstate(all="ignore"):
+        exponent = (bits - np.int32(0x3F3504F3)) >> np.int32(23)
+        f = (bits - (exponent << np.int32(23))).view(np.float32) - np.float32(1)
+        e = (exponent - np.int32(shift)).astype(np.float32)
+        p = np.full_like(f, _LOG[-1])
+        for c in _LOG[-2::-1]:
+            p = p * f + c
+        f2 = f * f
+        tail = (f * f2) * p + e * np.float32(-2.12194440e-4)
+        return (f + (tail - np.float32(0.5) * f2)) + e * np.float32(0.693359375)

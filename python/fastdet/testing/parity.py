@@ -15,7 +15,7 @@ from fastdet.testing.vector_damo import damo_losses
 from fastdet.testing.vector_letterbox import letterbox_vectors
 from fastdet.testing.vector_msda import msda
 from fastdet.testing.vector_nms import nms_scenarios
-from fastdet.testing.vector_rtdetr import rtdetr_denoising
+from fastdet.testing.vector_rtdetr import rtdetr_denoising, rtdetr_matcher
 from fastdet.testing.vector_tal import task_aligned_groups, yolov9_assignments
 
 Arrays = dict[str, np.ndarray]
@@ -30,6 +30,7 @@ VECTORS: dict[str, Callable[[Mapping[str, np.ndarray]], Arrays]] = {
     "rtdetr_denoising": rtdetr_denoising,
     "tal": task_aligned_groups,
     "yolov9_tal": yolov9_assignments,
+    "rtdetr_matcher": rtdetr_matcher,
 }
 
 

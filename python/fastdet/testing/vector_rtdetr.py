@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parity vectors of RT-DETRv2's denoising groups."""
+"""Parity vectors of RT-DETRv2's matching and denoising groups."""
 
 from __future__ import annotations
 
@@ -8,6 +8,53 @@ from collections.abc import Mapping
 import numpy as np
 
 Arrays = dict[str, np.ndarray]
+
+
+def rtdetr_matcher(arrays: Mapping[str, np.ndarray]) -> Arrays:
+    """Outputs of ``rtdetr_matcher``: for every set of inputs (``<set>_num_gt`` and so on) costs, pairs, their gap."""
+    outputs: Arrays = {}
+    weights = dict(zip(("class_weight", "l1_weight", "giou_weight"), map(float, arrays["weights"])))
+    weights |= dict(zip(("alpha", "gamma"), map(float, arrays["alpha_gamma"])))
+    for prefix in (key.removesuffix("num_gt") for key in arrays if key.endswith("_num_gt")):
+        given = {key.removeprefix(prefix): np.asarray(arrays[key]) for key in arrays if key.startswith(prefix)}
+        outputs |= {prefix + key: value for key, value in _matches(given, weights).items()}
+    return outputs
+
+
+def _matches(given: Mapping[str, np.ndarray], weights: Mapping[str, float]) -> Arrays:
+    from fastdet.ops import hungarian_assign, hungarian_cost
+
+    count = given["num_gt"].astype(np.int64)
+    boxes = np.zeros((len(count), max(1, count.max(initial=0)), 4), np.float32)
+    labels = np.zeros(boxes.shape[:2], np.int64)
+    real = np.arange(boxes.shape[1]) < count[:, None]
+    boxes[real], labels[real] = given["gt_boxes"], given["gt_labels"]
+    arguments = (given["logits"].astype(np.float32), given["boxes"].astype(np.float32), boxes, labels, count)
+    assignment = hungarian_assign(*arguments, **weights)
+    padded = hungarian_cost(*arguments, **weights).astype(np.float64)
+    costs = [cost[:, :n] for cost, n in zip(padded, count)]
+    outputs: Arrays = {"cost": costs[0] if len(costs) == 1 else np.concatenate([c.ravel() for c in costs])}
+    gap = np.inf
+    for i, (matched, cost) in enumerate(zip(assignment.matched_gt, costs)):
+        source = np.nonzero(matched >= 0)[0]
+        outputs |= {f"src{i}": source.astype(np.int64), f"tgt{i}": matched[source].astype(np.int64)}
+        gap = min(gap, _gap(cost, source, matched[source]))
+    return outputs | {"gap": np.array(gap)}
+
+
+def _gap(cost: np.ndarray, source: np.ndarray, target: np.ndarray) -> float:
+    """How much more than these pairs the best other assignment costs: each pair in turn is forbidden."""
+    from fastdet.ops import linear_sum_assignment
+
+    without = np.repeat(cost[None], len(source), axis=0)
+    without[np.arange(len(source)), source, target] = np.inf
+    other = linear_sum_assignment(without, np.full(len(source), cost.shape[1]))
+    best, gap = cost[source, target].sum(), np.inf
+    for one, matched in zip(without, other.column_of_row):
+        rows = np.nonzero(matched >= 0)[0]
+        if len(rows) == len(source):
+            gap = min(gap, float(one[rows, matched[rows]].sum() - best))
+    return gap
 
 
 def rtdetr_denoising(arrays: Mapping[str, np.ndarray]) -> Arrays:

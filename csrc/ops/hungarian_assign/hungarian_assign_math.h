@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+// What decides in Hungarian matching, one element at a time, the same bits on the host and on the device.
+//
+// The solver: shortest augmenting paths (Jonker and Volgenant; Crouse, doi 10.1109/TAES.2016.140952). The smaller side of an
+// image's costs are its lines, the larger its columns. Lines enter by rising index; each grows a tree of shortest paths over
+// the reduced costs, in float64, until a free column is reached. Of columns equally near a free one comes first, then the
+// lowest. A pair whose cost is not finite does not exist; a line that reaches no free column is left out.
+#pragma once
+
+#include <cstdint>
+
+#include "core/iou.h"
+#include "core/numeric.h"
+#include "core/platform.h"
+#include "core/tensor.h"
+
+namespace fastdet::hungarian_assign {
+
+constexpr float kLogOffset = 1e-8f;      // inside the logarithms of the class cost
+constexpr double kMaxMagnitude = 1e300;  // given costs beyond it count as not finite, so that sums of them stay finite
+
+template <typename T>
+FD_HD T infinity() {
+  return static_cast<T>(bit_cast<float>(0x7f800000u));
+}
+
+struct Weights {
+  float cls, l1, giou, alpha, rest_of_alpha, gamma;
+};
+
+// A query or an object: its numbers as given, and as the IoU wants them.
+struct Item {
+  float x, y, w, h;
+  OverlapBox<float> box;
+};
+
+FD_HD Item item_of(float x, float y, float w, float h) {
+  return {x, y, w, h, overlap_box<IouKind::kGiou>(corners_of(BoxFormat::kCxcywh, x, y, w, h), IouForm<float>{})};
+}
+
+FD_HD float magnitude(float value) { return value < 0.0f ? -value : value; }
+
+// x^gamma for x in [0, 1]. kSquare: gamma is 2.
+template <bool kSquare>
+FD_HD float power(float x, float gamma) {
+  if (kSquare) return x * x;
+  const float value = exp_exact(gamma * log_exact(x * 4294967296.0f, 32));  // scaled, so that small x are normal
+  return gamma == 0.0f ? 1.0f : (x > 0.0f ? value : 0.0f);
+}
+
+// p = sigmoid(logit). Of p and 1 - p the smaller is computed as such, so that it keeps its digits.
+template <bool kSquare>
+FD_HD float class_cost(float logit, const Weights& weights) {
+  const float e = exp_exact(-magnitude(logit)), large = 1.0f / (1.0f + e), small = e * large;
+  const float p = logit < 0.0f ? small : large, rest = logit < 0.0f ? large : small;
+  const float positive = (weights.alpha * power<kSquare>(rest, weights.gamma)) * -log_exact(p + kLogOffset);
+  const float negative = (weights.rest_of_alpha * power<kSquare>(p, weights.gamma)) * -log_exact(rest + kLogOffset);
+  return positive - negative;
+}
+
+// Infinite where a number that it is made of, or the sum, is not finite.
+template <bool kSquare>
+FD_HD float pair_cost(const Item& query, const Item& object, float logit, const Weights& weights) {
+  const float l1 = ((magnitude(query.x - object.x) + magnitude(query.y - object.y)) + magnitude(query.w - object.w)) +
+                   magnitude(query.h - object.h);
+  const float giou = overlap<IouKind::kGiou>(query.box, object.box, IouForm<float>{});
+  const float cost = (weights.l1 * l1 + weights.cls * class_cost<kSquare>(logit, weights)) - weights.giou * giou;
+  return is_finite(logit) & is_finite(cost) ? cost : infinity<float>();
+}
+
+// A given cost as the solver takes it.
+FD_HD float usable_cost(float cost) { return is_finite(cost) ? cost : infinity<float>(); }
+FD_HD double usable_cost(double cost) { return (cost <= kMaxMagnitude) & (cost >= -kMaxMagnitude) ? cost : infinity<double>(); }
+
+// Length of the path to a column over a line: `base` to the line, then one pair. Never NaN: costs are above -inf, the duals of
+// lines and of columns in play are finite, that of a column already in the tree is -inf.
+FD_HD double path_length(double base, double cost, double line_dual, double column_dual) {
+  return ((base + cost) - line_dual) - column_dual;
+}
+
+// Order among columns equally near: free ones first, then by index (below 2^31).
+FD_HD std::uint32_t column_rank(std::int32_t owner, std::int64_t column) {
+  return static_cast<std::uint32_t>(column) | (owner < 0 ? 0u : 0x80000000u);
+}
+FD_HD bool rank_is_free(std::uint32_t rank) { return (rank & 0x80000000u) == 0u; }
+FD_HD std::int64_t rank_column(std::uint32_t rank) { return static_cast<std::int64_t>(rank & 0x7fffffffu); }
+
+FD_HD std::int64_t load_integer(const TensorView& view, std::int64_t at) {
+  return view.dtype == DType::kInt32 ? view.as<const std::int32_t>()[at] : view.as<const std::int64_t>()[at];
+}
+
+FD_HD float load_float(const TensorView& view, std::int64_t at) {
+  switch (view.dtype) {
+    case DType::kFloat16: return to_float(view.as<const Half>()[at]);
+    case DType::kBFloat16: return to_float(view.as<const BFloat16>()[at]);
+    default: return view.as<const float>()[at];
+  }
+}
+
+FD_HD Item load_item(const TensorView& boxes, std::int64_t image, std::int64_t row) {
+  const std::int64_t at = image * boxes.stride[0] + row * boxes.stride[1], step = boxes.stride[2];
+  return item_of(load_float(boxes, at), load_float(boxes, at + step), load_float(boxes, at + 2 * step),
+                 load_float(boxes, at + 3 * step));
+}
+
+// Objects of an image.
+FD_HD std::int64_t load_count(const TensorView& count, std::int64_t image, std::int64_t rows) {
+  const std::int64_t value = load_integer(count, image * count.stride[0]);
+  return value < 0 ? 0 : value > rows ? rows : value;
+}
+
+// Class of an object; -1 where it is none, which matches nothing.
+FD_HD std::int64_t load_label(const TensorView& labels, std::int64_t classes, std::int64_t image, std::int64_t row) {
+  const std::int64_t label = load_integer(labels, image * labels.stride[0] + row * labels.stride[1]);
+  return label >= 0 && label < classes ? label : -1;
+}
+
+}  // namespace fastdet::hungarian_assign

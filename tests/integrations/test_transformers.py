@@ -187,6 +187,44 @@ def test_hooks_see_what_they_saw():
     assert seen == ["norm", "block"]
 
 
+class Adapter(nn.Module):
+    """What adapters for fine-tuning put in a convolution's place."""
+
+    def __init__(self, inner: nn.Module):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return 1.5 * self.inner(x)
+
+
+@torch.no_grad()
+def test_parts_put_in_the_place_of_others_run():
+    model, x = accelerate(small_detector("RT-DETR", layer_type="bottleneck")), torch.rand(1, 16, 12, 10)
+    block = model.model.backbone.model.encoder.stages[0].layers[0]
+    bottleneck = model.model.encoder.fpn_blocks[0].bottlenecks[0]
+    y = torch.rand(1, bottleneck.conv1.conv.in_channels, 6, 7)
+
+    def seen():
+        for part, of in ((block, x), (bottleneck, y)):
+            assert error(part(of), restore(copy.deepcopy(part))(of)) < 1e-5
+
+    seen()
+    for part in (block, bottleneck):
+        part.activation = nn.SiLU() if isinstance(part.activation, nn.ReLU) else nn.ReLU()
+    seen()
+    block.layer[-1].normalization.eps = 0.5
+    bottleneck.conv2.norm.eps = 0.5
+    seen()
+    restore(block.layer)
+    restore(bottleneck.conv1)
+    seen()
+    accelerate(model)
+    block.layer[-1].convolution = Adapter(block.layer[-1].convolution)
+    bottleneck.conv2.conv = Adapter(bottleneck.conv2.conv)
+    seen()
+
+
 def test_gradients_of_a_model_in_eval_mode_and_autocast_run_their_code():
     model, inputs = small_detector("RT-DETR"), inputs_of("RT-DETR")
     want = gradients(model, inputs)

@@ -30,8 +30,10 @@ class Folded(Changed):
 
     def forward(self, x: Tensor, *args: Any, **options: Any) -> Tensor:
         """As the block's."""
-        if not args and not options and _may_fold(cast(nn.Module, self), self._fastdet_watched(), x):
-            return self._fastdet_run(x)
+        if not args and not options:
+            pairs = self._fastdet_pairs()
+            if pairs and _may_fold(cast(nn.Module, self), pairs, self._fastdet_passed(), x):
+                return self._fastdet_run(x, pairs)
         return super().forward(x, *args, **options)  # type: ignore[misc]
 
     def train(self, mode: bool = True) -> Any:
@@ -39,15 +41,19 @@ class Folded(Changed):
         self.__dict__.pop("_fastdet_conv", None)
         return super().train(mode)  # type: ignore[misc]
 
-    def _fastdet_watched(self) -> Sequence[nn.Module]:
-        """Parts that are not called any more."""
+    def _fastdet_pairs(self) -> Sequence[Pair]:
+        """Convolutions and norms that are folded; none if someone has put something else in their places."""
         raise NotImplementedError
 
-    def _fastdet_run(self, x: Tensor) -> Tensor:
+    def _fastdet_passed(self) -> Sequence[nn.Module]:
+        """Other parts that are not called any more."""
+        return ()
+
+    def _fastdet_run(self, x: Tensor, pairs: Sequence[Pair]) -> Tensor:
         raise NotImplementedError
 
     def _fastdet_folded(self, pairs: Sequence[Pair], activation: str, *, add_first: bool = False) -> RepConv2d:
-        now = tuple(_state(pairs))
+        now = ((activation, add_first), *_state(pairs))
         kept = self.__dict__.get("_fastdet_conv")
         if kept is None or not _same(kept[0], now):
             conv = _fold(pairs, activation, add_first)
@@ -58,71 +64,72 @@ class Folded(Changed):
 class FoldedConvNorm(Folded):
     """Convolution, BatchNorm, activation, and in HGNetV2 what they call ``lab``."""
 
-    def _fastdet_parts(self) -> tuple[nn.Conv2d, nn.Module, nn.Module | None, nn.Module | None]:
+    def _fastdet_pairs(self) -> Sequence[Pair]:
+        return _conv_norm(cast(nn.Module, self))
+
+    def _fastdet_passed(self) -> Sequence[nn.Module]:
+        activation = cast(nn.Module, self)._modules.get("activation")
+        return () if activation is None else (activation,)
+
+    def _fastdet_run(self, x: Tensor, pairs: Sequence[Pair]) -> Tensor:
         parts = cast(nn.Module, self)._modules
-        conv = parts.get("conv", parts.get("convolution"))
-        norm = parts.get("norm", parts.get("normalization"))
-        return cast(nn.Conv2d, conv), cast(nn.Module, norm), parts.get("activation"), parts.get("lab")
-
-    def _fastdet_watched(self) -> Sequence[nn.Module]:
-        conv, norm, activation, _ = self._fastdet_parts()
-        return (conv, norm) if activation is None else (conv, norm, activation)
-
-    def _fastdet_run(self, x: Tensor) -> Tensor:
-        conv, norm, activation, after = self._fastdet_parts()
+        activation, after = parts.get("activation"), parts.get("lab")
         fused = "none" if activation is None else _fused_name(activation)
-        y = self._fastdet_folded([(conv, norm)], fused or "none")(x)
+        y = self._fastdet_folded(pairs, fused or "none")(x)
         if fused is None:
             y = cast(nn.Module, activation)(y)
         return y if after is None else after(y)
-
-    def _fastdet_add(self, x: Tensor, residual: Tensor, activation: str) -> Tensor:
-        """act(this(x) + residual) of a block without an activation of its own."""
-        conv, norm, *_ = self._fastdet_parts()
-        return self._fastdet_folded([(conv, norm)], activation, add_first=True)(x, residual)
 
 
 class FoldedSequence(Folded):
     """``nn.Sequential`` of a convolution and a BatchNorm."""
 
-    def _fastdet_watched(self) -> Sequence[nn.Module]:
-        return tuple(cast(nn.Sequential, self))
+    def _fastdet_pairs(self) -> Sequence[Pair]:
+        parts = tuple(cast(nn.Sequential, self))
+        return [cast(Pair, parts)] if len(parts) == 2 and _foldable(*parts) else ()
 
-    def _fastdet_run(self, x: Tensor) -> Tensor:
-        conv, norm = cast(nn.Sequential, self)
-        return self._fastdet_folded([(cast(nn.Conv2d, conv), norm)], "none")(x)
+    def _fastdet_run(self, x: Tensor, pairs: Sequence[Pair]) -> Tensor:
+        return self._fastdet_folded(pairs, "none")(x)
 
 
 class FoldedRepVgg(Folded):
     """RepVGG: act(norm(3x3 conv) + norm(1x1 conv)) as one 3x3 convolution."""
 
-    def _fastdet_watched(self) -> Sequence[nn.Module]:
-        block = cast(Any, self)
-        branches = (block.conv1, block.conv2)
-        return (*branches, block.activation, *(part for branch in branches for part in branch.children()))
+    def _fastdet_pairs(self) -> Sequence[Pair]:
+        branches = [cast(Any, self).conv1, cast(Any, self).conv2]
+        pairs = [pair for branch in branches for pair in _conv_norm(branch) if _is_plain(branch)]
+        return pairs if sorted(conv.kernel_size for conv, _ in pairs) == [(1, 1), (3, 3)] else ()
 
-    def _fastdet_run(self, x: Tensor) -> Tensor:
+    def _fastdet_passed(self) -> Sequence[nn.Module]:
         block = cast(Any, self)
-        fused = _fused_name(block.activation)
-        pairs = [(branch.conv, branch.norm) for branch in (block.conv1, block.conv2)]
+        return block.conv1, block.conv2, block.conv1.activation, block.conv2.activation, block.activation
+
+    def _fastdet_run(self, x: Tensor, pairs: Sequence[Pair]) -> Tensor:
+        activation = cast(Any, self).activation
+        fused = _fused_name(activation)
         y = self._fastdet_folded(pairs, fused or "none")(x)
-        return y if fused is not None else block.activation(y)
+        return y if fused is not None else activation(y)
 
 
 class FoldedResidual(Folded):
     """ResNet's block: the last convolution adds the shortcut and applies the activation."""
 
-    def _fastdet_watched(self) -> Sequence[nn.Module]:
+    def _fastdet_pairs(self) -> Sequence[Pair]:
         block = cast(Any, self)
         last = block.layer[-1]
-        return (block.layer, last, block.activation, *last.children())
+        return _conv_norm(last) if _is_plain(last) and _fused_name(block.activation) else ()
 
-    def _fastdet_run(self, x: Tensor) -> Tensor:
+    def _fastdet_passed(self) -> Sequence[nn.Module]:
+        block = cast(Any, self)
+        return block.layer, block.layer[-1], block.layer[-1].activation, block.activation
+
+    def _fastdet_run(self, x: Tensor, pairs: Sequence[Pair]) -> Tensor:
         block = cast(Any, self)
         y = x
         for layer in block.layer[:-1]:
             y = layer(y)
-        return block.layer[-1]._fastdet_add(y, block.shortcut(x), cast(str, _fused_name(block.activation)))
+        activation = cast(str, _fused_name(block.activation))
+        return cast(Tensor, self._fastdet_folded(pairs, activation, add_first=True)(y, block.shortcut(x)))
 
 
 # ---- which module is what ------------------------------------------------------------------------------------------
@@ -130,24 +137,31 @@ class FoldedResidual(Folded):
 
 def folded_form(module: nn.Module) -> type[Folded] | None:
     """How ``module`` of transformers can be folded, its parts being folded already; None if it cannot."""
-    name, parts = type(module).__name__, module._modules
+    name, parts = type(module).__name__, set(module._modules)
     if type(module) is nn.Sequential:
         return FoldedSequence if len(module) == 2 and _foldable(*module) else None
     if not type(module).__module__.startswith("transformers.models."):
         return None
     if name.endswith(("ConvNormLayer", "ConvLayer", "ShortCut")):
         known = {"conv", "norm", "convolution", "normalization", "activation", "lab"}
-        conv, norm = parts.get("conv", parts.get("convolution")), parts.get("norm", parts.get("normalization"))
-        return FoldedConvNorm if set(parts) <= known and _foldable(conv, norm) else None
-    if name.endswith("RepVggBlock") and set(parts) == {"conv1", "conv2", "activation"}:
-        branches = [cast(Any, parts[each]) for each in ("conv1", "conv2")]
-        plain = all(isinstance(b, FoldedConvNorm) and type(b._fastdet_parts()[2]) is nn.Identity for b in branches)
-        return FoldedRepVgg if plain and {b.conv.kernel_size for b in branches} == {(3, 3), (1, 1)} else None
-    if name.endswith(("BasicLayer", "BottleNeckLayer")) and set(parts) == {"shortcut", "layer", "activation"}:
-        last = cast(Any, parts["layer"])[-1]
-        plain = isinstance(last, FoldedConvNorm) and type(last._fastdet_parts()[2]) is nn.Identity
-        return FoldedResidual if plain and _fused_name(parts["activation"]) else None
+        return FoldedConvNorm if parts <= known and _conv_norm(module) else None
+    if name.endswith("RepVggBlock") and parts == {"conv1", "conv2", "activation"}:
+        return FoldedRepVgg if all(_is_plain(branch) for branch in (module.conv1, module.conv2)) else None
+    if name.endswith(("BasicLayer", "BottleNeckLayer")) and parts == {"shortcut", "layer", "activation"}:
+        return FoldedResidual if _is_plain(cast(Any, module).layer[-1]) else None
     return None
+
+
+def _is_plain(block: Any) -> bool:
+    """Whether ``block`` is a convolution and a norm and nothing behind them."""
+    return isinstance(block, FoldedConvNorm) and type(cast(Any, block)._modules.get("activation")) is nn.Identity
+
+
+def _conv_norm(block: nn.Module) -> Sequence[Pair]:
+    """The one pair of a block of two or three parts; none if it is not what it was."""
+    parts = block._modules
+    conv, norm = parts.get("conv", parts.get("convolution")), parts.get("norm", parts.get("normalization"))
+    return [(cast(nn.Conv2d, conv), cast(nn.Module, norm))] if _foldable(conv, norm) else ()
 
 
 def _foldable(conv: Any, norm: Any) -> bool:
@@ -169,7 +183,7 @@ def _fused_name(activation: nn.Module | None) -> str | None:
     return _ACTIVATIONS.get(kind.__name__) if kind.__module__.startswith(("torch.nn.", "transformers.")) else None
 
 
-def _may_fold(block: nn.Module, parts: Iterable[nn.Module], x: Tensor) -> bool:
+def _may_fold(block: nn.Module, pairs: Sequence[Pair], passed: Sequence[nn.Module], x: Tensor) -> bool:
     if block.training or type(x) is not Tensor or x.device.type not in ("cpu", "cuda"):
         return False
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_autocast_enabled(x.device.type):
@@ -177,7 +191,7 @@ def _may_fold(block: nn.Module, parts: Iterable[nn.Module], x: Tensor) -> bool:
     grad = torch.is_grad_enabled()
     if grad and x.requires_grad:
         return False
-    for part in parts:
+    for part in (*(part for pair in pairs for part in pair), *passed):
         if part._forward_hooks or part._forward_pre_hooks or part.training:
             return False
         if grad and any(parameter.requires_grad for parameter in part.parameters(recurse=False)):
@@ -216,12 +230,14 @@ def _fold(pairs: Sequence[Pair], activation: str, add_first: bool) -> RepConv2d:
         return RepConv2d.from_conv(conv, act=activation, add_first=add_first).eval()
 
 
-def _state(pairs: Iterable[Pair]) -> Iterable[tuple[Tensor | None, int, int]]:
+def _state(pairs: Iterable[Pair]) -> Iterable[tuple[Any, ...]]:
+    """All that the folded convolution depends on; tensors themselves, so that none can take another's place."""
     for conv, norm in pairs:
         each = cast(Any, norm)
+        yield None, conv.stride, conv.padding, conv.groups, getattr(each, "eps", None)
         for a in (conv.weight, conv.bias, each.weight, each.bias, each.running_mean, each.running_var):
-            yield (None, 0, 0) if a is None else (a, a.data_ptr(), 0 if a.is_inference() else a._version)
+            yield (None,) if a is None else (a, a.data_ptr(), 0 if a.is_inference() else a._version)
 
 
-def _same(before: Sequence[tuple[Any, int, int]], now: Sequence[tuple[Any, int, int]]) -> bool:
-    return all(a is b and rest == others for (a, *rest), (b, *others) in zip(before, now))
+def _same(before: Sequence[tuple[Any, ...]], now: Sequence[tuple[Any, ...]]) -> bool:
+    return len(before) == len(now) and all(a is b and rest == new for (a, *rest), (b, *new) in zip(before, now))

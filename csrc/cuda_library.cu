@@ -17,6 +17,7 @@
 #include "ops/ms_deform_attn/ms_deform_attn.h"
 #include "ops/nms/nms.h"
 #include "ops/rep_conv/rep_conv.h"
+#include "ops/sim_ota/sim_ota.h"
 #include "ops/task_aligned/task_aligned.h"
 #include "ops/topk_detections/topk_detections.h"
 
@@ -114,6 +115,7 @@ const CudaTable table = {
     launcher<BoxIouLossBackwardParams, box_iou_loss_backward_cuda>,
     launcher<TaskAlignedParams, task_aligned_cuda>,
     launcher<HungarianAssignParams, hungarian_assign_cuda>,
+    launcher<SimOtaParams, sim_ota_cuda>,
 };
 
 }  // namespace

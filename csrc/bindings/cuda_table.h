@@ -22,6 +22,7 @@ struct BoxIouLossParams;
 struct BoxIouLossBackwardParams;
 struct TaskAlignedParams;
 struct HungarianAssignParams;
+struct SimOtaParams;
 
 struct CudaTable {
   static constexpr std::uint32_t kAbi = 1;
@@ -62,6 +63,7 @@ struct CudaTable {
   Launcher<BoxIouLossBackwardParams> box_iou_loss_backward;
   Launcher<TaskAlignedParams> task_aligned;
   Launcher<HungarianAssignParams> hungarian_assign;
+  Launcher<SimOtaParams> sim_ota;
 };
 
 }  // namespace fastdet

@@ -16,6 +16,7 @@ void bind_ms_deform_attn(pybind11::module_& module);
 void bind_network(pybind11::module_& module);
 void bind_nms(pybind11::module_& module);
 void bind_rep_conv(pybind11::module_& module);
+void bind_sim_ota(pybind11::module_& module);
 void bind_task_aligned(pybind11::module_& module);
 void bind_topk_detections(pybind11::module_& module);
 

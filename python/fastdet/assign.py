@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastdet.ops.aligned_ota import Assignment, aligned_ota_assign
 from fastdet.ops.hungarian_assign import HungarianAssignment, hungarian_assign
+from fastdet.ops.sim_ota import sim_ota_assign
 from fastdet.ops.task_aligned import task_aligned_assign
 
 
@@ -131,4 +132,94 @@ def hungarian(
     return hungarian_assign(
         logits, boxes_cxcywh, truth.boxes, truth.labels, truth.counts,
         class_weight=class_weight, l1_weight=l1_weight, giou_weight=giou_weight, alpha=alpha, gamma=gamma,
+    )  # fmt: skip
+
+
+def anchor_candidates(
+    truth: PaddedTargets,
+    anchors: Tensor,
+    sizes: Sequence[tuple[int, int]],
+    strides: Sequence[float],
+    *,
+    ratio: float = 4.0,
+    coarse: bool = False,
+) -> Tensor:
+    """Priors near each ground truth by the rule of anchor-based YOLOs, for ``sim_ota``; nothing waits for the device.
+
+    An anchor shape fits a ground truth if neither side is ``ratio`` times the other's or more. Where it fits, the cell
+    of the centre is a candidate, and those neighbours (left, up, right, down) towards which the centre lies in its
+    cell; with ``coarse``, the form of auxiliary heads, all four, as far as the map reaches.
+
+    Args:
+        truth: B pictures, pixels. anchors: [L, K, 2] width and height in pixels, on the truth's device.
+        sizes: (height, width) of each level's map. strides: pixels per cell of each level.
+
+    Returns:
+        [B, 5 L K M] int32: index of the prior, levels in order, within a level [K, height, width]; -1 for none. In the
+        order level, cell (own, left, up, right, down), anchor, ground truth. A prior can occur more than once.
+    """
+    low, high = truth.boxes[..., :2], truth.boxes[..., 2:]
+    real = torch.arange(low.shape[1], device=low.device) < truth.counts[:, None]
+    return candidates_of_centres(
+        (low + high) / 2, high - low, real, anchors, sizes, strides, ratio=ratio, coarse=coarse
+    )
+
+
+def candidates_of_centres(
+    centres: Tensor,
+    sides: Tensor,
+    real: Tensor,
+    anchors: Tensor,
+    sizes: Sequence[tuple[int, int]],
+    strides: Sequence[float],
+    *,
+    ratio: float = 4.0,
+    coarse: bool = False,
+) -> Tensor:
+    """``anchor_candidates`` of boxes given by centres and sides [B, M, 2], pixels; ``real`` [B, M] says which exist."""
+    found, before = [], 0
+    kinds = torch.arange(anchors.shape[1], device=centres.device)[:, None]  # [K, 1]
+    for level, ((height, width), stride) in enumerate(zip(sizes, strides, strict=True)):
+        shape = anchors[level] / stride
+        relative = sides[:, None] / stride / shape[:, None]  # [B, K, M, 2]
+        fits = torch.maximum(relative, 1 / relative).amax(-1) < ratio
+        x, y = (centres / stride)[:, None].unbind(-1)  # [B, 1, M]
+        limit, step = (1.0, 1.0) if coarse else (0.5, 0.5)
+        left, up = (x % 1 < limit) & (x > 1), (y % 1 < limit) & (y > 1)
+        right, down = ((width - x) % 1 < limit) & (width - x > 1), ((height - y) % 1 < limit) & (height - y > 1)
+        moves = ((torch.ones_like(left), 0, 0), (left, step, 0), (up, 0, step), (right, -step, 0), (down, 0, -step))
+        for wanted, dx, dy in moves:
+            column = (x - dx).trunc().clamp(0, width - 1).long()
+            row = (y - dy).trunc().clamp(0, height - 1).long()
+            index = before + (kinds * height + row) * width + column
+            found.append(torch.where(fits & wanted & real[:, None], index, -1).flatten(1))
+        before += anchors.shape[1] * height * width
+    return torch.cat(found, 1).int()
+
+
+def sim_ota(
+    scores: Tensor,
+    objectness: Tensor,
+    boxes: Tensor,
+    truth: PaddedTargets,
+    *,
+    points: Tensor | None = None,
+    strides: Tensor | None = None,
+    candidates: Tensor | None = None,
+    center_radius: float = 2.5,
+    topk: int = 10,
+    class_weight: float = 1.0,
+    iou_weight: float = 3.0,
+) -> Assignment:
+    """SimOTA (YOLOX, arXiv 2107.08430; YOLOv7) for a batch; the contract is ``fastdet.ops.sim_ota_assign``'s.
+
+    Args:
+        scores: [B, N, C] class logits. objectness: [B, N] logits. boxes: [B, N, 4] decoded, xyxy input pixels.
+        truth: B pictures. All float32, on one device.
+        points, strides: [N, 2], [N] for YOLOX's windows; or candidates: [B, A] of ``anchor_candidates``.
+    """
+    return sim_ota_assign(
+        scores, objectness, boxes, truth.boxes, truth.labels, truth.counts,
+        points=points, strides=strides, candidates=candidates,
+        center_radius=center_radius, topk=topk, class_weight=class_weight, iou_weight=iou_weight,
     )  # fmt: skip

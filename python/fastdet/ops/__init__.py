@@ -106,6 +106,14 @@ from fastdet.ops.rep_conv import (
     rep_conv2d_backward_reference,
     rep_conv2d_reference,
 )
+from fastdet.ops.sim_ota import (
+    SIM_OTA_ASSIGN,
+    SIM_OTA_COST,
+    sim_ota_assign,
+    sim_ota_assign_reference,
+    sim_ota_cost,
+    sim_ota_cost_reference,
+)
 from fastdet.ops.task_aligned import (
     TASK_ALIGNED_ASSIGN,
     TASK_ALIGNED_COST,
@@ -146,6 +154,8 @@ OPS = (
     HUNGARIAN_ASSIGN,
     HUNGARIAN_COST,
     LINEAR_SUM_ASSIGNMENT,
+    SIM_OTA_ASSIGN,
+    SIM_OTA_COST,
 )
 
 __all__ = [
@@ -222,6 +232,10 @@ __all__ = [
     "rep_conv2d_backward",
     "rep_conv2d_backward_reference",
     "rep_conv2d_reference",
+    "sim_ota_assign",
+    "sim_ota_assign_reference",
+    "sim_ota_cost",
+    "sim_ota_cost_reference",
     "task_aligned_assign",
     "task_aligned_assign_reference",
     "task_aligned_cost",

@@ -16,6 +16,7 @@ from fastdet.testing.vector_letterbox import letterbox_vectors
 from fastdet.testing.vector_msda import msda
 from fastdet.testing.vector_nms import nms_scenarios
 from fastdet.testing.vector_rtdetr import rtdetr_denoising, rtdetr_matcher
+from fastdet.testing.vector_sim_ota import yolov7_assignments
 from fastdet.testing.vector_tal import task_aligned_groups, yolov9_assignments
 
 Arrays = dict[str, np.ndarray]
@@ -29,6 +30,7 @@ VECTORS: dict[str, Callable[[Mapping[str, np.ndarray]], Arrays]] = {
     "letterbox": letterbox_vectors,
     "rtdetr_denoising": rtdetr_denoising,
     "tal": task_aligned_groups,
+    "yolov7_ota": yolov7_assignments,
     "yolov9_tal": yolov9_assignments,
     "rtdetr_matcher": rtdetr_matcher,
 }

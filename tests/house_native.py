@@ -20,7 +20,8 @@ INCLUDES = (
     (r"ops/.*", ("core/", "ops/{op}/")),
     (r"network/.*\.cpp", ("core/", "network/", "immintrin.h")),
     (r"network/.*", ("core/", "network/")),
-    (r"bindings/.*", ("core/", "ops/", "network/", "bindings/", "pybind11/")),
+    (r"evaluation/.*", ("core/", "evaluation/")),
+    (r"bindings/.*", ("core/", "ops/", "network/", "evaluation/", "bindings/", "pybind11/")),
     (r"trt/.*", ("core/", "ops/", "trt/")),
     (r"cuda_library\.cu", ("core/", "ops/", "bindings/cuda_table.h", "cuda_runtime_api.h")),
 )

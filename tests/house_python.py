@@ -18,7 +18,7 @@ LAYERS = (
     ("boxes", "detections", "drawing", "image_files", "sources", "trace"),
     ("assign", "losses"),
     ("models",),
-    ("data", "evaluate", "train"),
+    ("data", "evaluation", "train"),
     # adapters for other people's detectors: nothing imports them, the package itself shows two of their functions
     ("integrations",),
     # the one object that ties a model to pictures

@@ -43,6 +43,7 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
   bindings::bind_box_iou_loss(module);
   bindings::bind_decode(module);
   bindings::bind_hungarian_assign(module);
+  bindings::bind_evaluation(module);
   bindings::bind_letterbox(module);
   bindings::bind_ms_deform_attn(module);
   bindings::bind_network(module);

@@ -11,6 +11,7 @@ void bind_box_iou(pybind11::module_& module);
 void bind_box_iou_loss(pybind11::module_& module);
 void bind_decode(pybind11::module_& module);
 void bind_hungarian_assign(pybind11::module_& module);
+void bind_evaluation(pybind11::module_& module);
 void bind_letterbox(pybind11::module_& module);
 void bind_ms_deform_attn(pybind11::module_& module);
 void bind_network(pybind11::module_& module);

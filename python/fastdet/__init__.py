@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from fastdet import ops
     from fastdet.detections import Detections
     from fastdet.detector import Detector, load
+    from fastdet.evaluation import evaluate
     from fastdet.image_files import ImageError
     from fastdet.integrations import accelerate, restore
     from fastdet.ops import backend
 
-__all__ = ["Detections", "Detector", "ImageError", "accelerate", "backend", "load", "ops", "restore"]
+__all__ = ["Detections", "Detector", "ImageError", "accelerate", "backend", "evaluate", "load", "ops", "restore"]
 
 # Name -> module it lives in. Imported on first use, so that ``import fastdet`` costs nothing.
 _HOMES = {
@@ -25,6 +26,7 @@ _HOMES = {
     "ImageError": "fastdet.image_files",
     "accelerate": "fastdet.integrations",
     "backend": "fastdet.ops",
+    "evaluate": "fastdet.evaluation",
     "load": "fastdet.detector",
     "restore": "fastdet.integrations",
 }
@@ -33,7 +35,7 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         value = getattr(importlib.import_module(_HOMES[name]), name)
-    elif name in ("evaluate", "integrations", "models", "ops", "testing", "train"):
+    elif name in ("evaluation", "integrations", "models", "ops", "testing", "train"):
         value = importlib.import_module(f"fastdet.{name}")
     else:
         raise AttributeError(f"module 'fastdet' has no attribute {name!r}")

@@ -104,3 +104,31 @@ class NetworkProgram:
 def network_unsupported(half: bool) -> str: ...
 def network_attention_scratch(positions: int, heads: int, key_dim: int, value_dim: int, /) -> int: ...
 def network_weights(weight: Any, bias: Any, half: bool, depthwise: bool) -> NetworkWeights: ...
+
+class EvaluationColumns:
+    def __init__(self, picture: Any, label: Any, box: Any, number: Any) -> None: ...
+
+def evaluation_match(
+    truth: EvaluationColumns,
+    crowd: Any,
+    found: EvaluationColumns,
+    thresholds: list[float],
+    areas: list[list[float]],
+    most: int,
+    pictures: int,
+    labels: int,
+) -> tuple[Any, ...]: ...
+def evaluation_accumulate(
+    label: Any,
+    rank: Any,
+    score: Any,
+    matched: Any,
+    ignored: Any,
+    truths: Any,
+    recalls: list[float],
+    most: list[int],
+    thresholds: int,
+) -> tuple[Any, ...]: ...
+def evaluation_nearest(
+    truth: EvaluationColumns, crowd: Any, found: EvaluationColumns, pictures: int, labels: int
+) -> tuple[Any, ...]: ...

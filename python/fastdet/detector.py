@@ -313,14 +313,14 @@ class Detector:
             batch: pictures that go through the network together.
 
         Returns:
-            ``fastdet.evaluate.Metrics``.
+            ``fastdet.evaluation.Metrics``.
 
         Raises:
             ValueError: the data set cannot be used, or its classes are not those of this model.
         """
         from fastdet.data.coco import read_coco
         from fastdet.data.loader import PictureCache
-        from fastdet.evaluate import evaluate
+        from fastdet.evaluation import evaluate
         from fastdet.train.validate import predict
 
         folder = Path(data)
@@ -336,7 +336,7 @@ class Detector:
             )
         cache = PictureCache(dataset.pictures, limit_mb=0)
         found = predict(self.module, dataset, cache, input_size=self.spec.input_size, batch_size=batch)
-        return evaluate(dataset, found)
+        return evaluate(found, dataset)
 
     def train(self, data: str | os.PathLike[str], **settings: Any) -> Any:
         """Train this architecture from scratch on ``data``, then be the detector with the best weights.

@@ -14,7 +14,7 @@ import fastdet
 from fastdet import testing
 from fastdet.data.coco import read_coco
 from fastdet.data.loader import PictureCache
-from fastdet.evaluate import evaluate
+from fastdet.evaluation import evaluate
 from fastdet.models import load_file
 from fastdet.train import load_config
 from fastdet.train.validate import predict
@@ -75,7 +75,7 @@ def test_results_are_those_on_the_card():
         pytest.skip("the BCCD pictures are not at hand (set FASTDET_SHARED)")
     root = shared / "data/bccd"
     dataset = read_coco(root / "annotations/instances_test.json", root / "images")
-    metrics = evaluate(dataset, predict(load_file(WEIGHTS).eval().fuse(), dataset, PictureCache(dataset.pictures)))
+    metrics = evaluate(predict(load_file(WEIGHTS).eval().fuse(), dataset, PictureCache(dataset.pictures)), dataset)
     promised = card_rows("test")
     assert (metrics.ap, metrics.ap50) == pytest.approx(promised["all"], abs=1e-3)
     for name, ap in metrics.class_ap.items():

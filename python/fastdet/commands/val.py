@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastdet.arguments import Parser, add_arguments, build_config
@@ -48,5 +48,5 @@ def run(words: list[str]) -> int:
     for name, ap in metrics.class_ap.items():
         print(f"{name:<{wide}}{ap:>10.4f}{metrics.class_ap50[name]:>10.4f}{'':>10}")
     if command.json:
-        write_atomic(Path(command.json), (json.dumps(asdict(metrics), indent=1) + "\n").encode())
+        write_atomic(Path(command.json), (json.dumps(metrics.to_dict(), indent=1) + "\n").encode())
     return 0

@@ -20,7 +20,7 @@ from torch.utils import deterministic as _deterministic
 from fastdet import models
 from fastdet.data.coco import CocoDataset, read_coco
 from fastdet.data.loader import Batch, PictureCache, train_batches
-from fastdet.evaluate import Metrics, evaluate
+from fastdet.evaluation import Metrics, evaluate
 from fastdet.models import DetectionModel, Targets
 from fastdet.train.config import TrainConfig
 from fastdet.train.depthwise import use_fast_depthwise
@@ -92,7 +92,7 @@ def train(config: TrainConfig, on_step: Callable[[int, dict[str, float]], None] 
             step, row = _run_epoch(config, module, ema, optimizer, batches, train_set, position.step, epoch, on_step)
             best = (position.best_metric, position.best_epoch)
             if calm or (epoch + 1) % config.eval_interval == 0 or epoch + 1 == config.epochs:
-                current = evaluate(val_set, predict(ema.module, val_set, val_cache))
+                current = evaluate(predict(ema.module, val_set, val_cache), val_set)
                 row |= {"val_ap": current.ap, "val_ap50": current.ap50}
                 row |= {f"val_ap_{name}": value for name, value in current.class_ap.items()}
                 if current.ap > best[0]:

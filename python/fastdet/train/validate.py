@@ -9,7 +9,7 @@ import torch
 from fastdet import ops
 from fastdet.data.coco import CocoDataset
 from fastdet.data.loader import PictureCache
-from fastdet.evaluate import Prediction
+from fastdet.evaluation import Prediction
 from fastdet.models import DetectionModel
 
 

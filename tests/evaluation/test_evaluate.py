@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fastdet.data.coco import read_coco
-from fastdet.evaluate import Prediction, evaluate
+from fastdet.evaluation import Prediction, evaluate
 
 pytest.importorskip("pycocotools")
 
@@ -54,7 +54,7 @@ def test_equals_pycocotools_from_files(crowded, tmp_path):
     from pycocotools.cocoeval import COCOeval
 
     found = noisy(crowded, 0)
-    got = evaluate(crowded, found)
+    got = evaluate(found, crowded)
     rows = [
         {"image_id": identity, "category_id": crowded.category_ids[label], "score": float(score),
          "bbox": [float(b[0]), float(b[1]), float(b[2]) - float(b[0]), float(b[3]) - float(b[1])]}
@@ -80,7 +80,7 @@ def test_the_truth_scores_one(crowded):
     perfect = {
         p.id: Prediction(p.boxes, np.linspace(1, 0.5, len(p.boxes)), p.labels) for p in crowded.pictures
     }  # fmt: skip
-    metrics = evaluate(crowded, perfect)
+    metrics = evaluate(perfect, crowded)
     assert metrics.ap == pytest.approx(1) and metrics.ar_100 == pytest.approx(1)
     assert set(metrics.class_ap) == {"class 2", "class 5", "class 11"}
 
@@ -88,11 +88,11 @@ def test_the_truth_scores_one(crowded):
 def test_order_of_detections_does_not_matter(crowded):
     found = noisy(crowded, 1)
     turned = {k: Prediction(*(each[::-1] for each in v)) for k, v in reversed(found.items())}
-    assert evaluate(crowded, turned) == evaluate(crowded, found)
+    assert evaluate(turned, crowded) == evaluate(found, crowded)
 
 
 def test_nothing_found_scores_zero(crowded):
-    assert evaluate(crowded, {}).ap == 0.0
+    assert evaluate({}, crowded).ap == 0.0
 
 
 def test_annotation_id_zero_counts(tmp_path):
@@ -105,14 +105,14 @@ def test_annotation_id_zero_counts(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(content))
     data = read_coco(tmp_path / "a.json", tmp_path)
     found = {0: Prediction(np.array([[5, 5, 25, 25]]), np.array([0.9]), np.array([0]))}
-    assert evaluate(data, found).ap == pytest.approx(1)
+    assert evaluate(found, data).ap == pytest.approx(1)
 
 
 def test_bad_predictions(crowded):
     box = np.zeros((1, 4))
     with pytest.raises(ValueError, match="picture id 7"):
-        evaluate(crowded, {7: Prediction(box, np.ones(1), np.zeros(1, int))})
+        evaluate({7: Prediction(box, np.ones(1), np.zeros(1, int))}, crowded)
     with pytest.raises(ValueError, match=r"labels must lie in 0..2, got 3"):
-        evaluate(crowded, {10: Prediction(box, np.ones(1), np.full(1, 3))})
+        evaluate({10: Prediction(box, np.ones(1), np.full(1, 3))}, crowded)
     with pytest.raises(ValueError, match=r"must be \(D, 4\)"):
-        evaluate(crowded, {10: Prediction(box, np.ones(2), np.zeros(2, int))})
+        evaluate({10: Prediction(box, np.ones(2), np.zeros(2, int))}, crowded)

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""COCO's evaluation of boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastdet import _core
+from fastdet.data.coco import CocoDataset
+from fastdet.evaluation.ground_truth import GroundTruth
+from fastdet.evaluation.metrics import AREAS, MOST, RECALLS, THRESHOLDS, Metrics
+from fastdet.evaluation.prediction import Rows, rows_of
+
+
+class Matches(NamedTuple):
+    """The N detections that count, by class, picture and falling score."""
+
+    row: np.ndarray  # [N] int64, which of the rows given
+    partner: np.ndarray  # [N] int64, ground truth at the first threshold and any size, or -1
+    rank: np.ndarray  # [N] int32, place among those of its picture and class
+    matched: np.ndarray  # [A, N] uint32, bit t: threshold t found a ground truth for it
+    ignored: np.ndarray  # [A, N] uint32, bit t: it counts neither for nor against
+
+
+class Evaluator:
+    """Collects detections of a data set, picture by picture and from many processes, and judges them.
+
+    The numbers do not depend on the order in which pictures come or in which parts are merged.
+
+    Args:
+        ground_truth: a GroundTruth, or what ``fastdet.data.coco.read_coco`` returns.
+    """
+
+    def __init__(self, ground_truth: GroundTruth | CocoDataset) -> None:
+        if isinstance(ground_truth, CocoDataset):
+            ground_truth = GroundTruth.of(ground_truth)
+        self.ground_truth = ground_truth
+        self._parts = [Rows.empty()]
+        self._seen = np.zeros(len(ground_truth.image_ids), bool)
+
+    def add(self, detections: Mapping[Any, Any]) -> None:
+        """Take in what was found: picture id -> ``Prediction`` (boxes [D, 4] xyxy, scores [D], labels [D]).
+
+        Raises:
+            ValueError: a picture that the ground truth lacks or that was added before, arrays that do not agree, NaN,
+                or a label out of range; nothing is taken in then.
+        """
+        truth = self.ground_truth
+        rows = rows_of(detections, truth.places, len(truth.names))
+        self._take(rows, np.array([truth.places[identity] for identity in detections], np.int64))
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that was added, as arrays to send to another process."""
+        return {**self.rows._asdict(), "seen": np.flatnonzero(self._seen)}
+
+    def merge(self, state: Mapping[str, np.ndarray]) -> None:
+        """Take in the ``state()`` of another process that looked at other pictures of the same data set.
+
+        Raises:
+            ValueError: both looked at the same picture; nothing is taken in then.
+        """
+        self._take(Rows(*(np.asarray(state[name]) for name in Rows._fields)), np.asarray(state["seen"]))
+
+    def _take(self, rows: Rows, seen: np.ndarray) -> None:
+        twice = seen[self._seen[seen]]
+        if twice.size:
+            identity = self.ground_truth.image_ids[int(twice[0])]
+            raise ValueError(f"evaluate: picture {identity!r} must be added once, got it twice")
+        self._seen[seen] = True
+        self._parts.append(rows)
+
+    @property
+    def rows(self) -> Rows:
+        """All detections, by picture."""
+        if len(self._parts) > 1:
+            self._parts = [Rows.joined(self._parts)]
+        return self._parts[0]
+
+    def match(self, *, any_class: bool = False, thresholds: np.ndarray = THRESHOLDS, most: int = MOST[-1]) -> Matches:
+        """Which detections found which ground truths; with ``any_class``, whatever the classes say."""
+        truth, rows = self.ground_truth, self.rows
+        columns, label = truth.columns, rows.label
+        if any_class:
+            label = np.zeros_like(label)
+            columns = _core.EvaluationColumns(truth.picture, np.zeros_like(truth.label), truth.boxes, truth.areas)
+        found = _core.EvaluationColumns(rows.picture, label, rows.box, rows.score)
+        return Matches(
+            *_core.evaluation_match(
+                columns, truth.crowd, found, list(thresholds), AREAS.tolist(), most, len(truth.image_ids),
+                len(truth.names),
+            )
+        )  # fmt: skip
+
+    def metrics(self) -> Metrics:
+        """COCO's metrics of all that was added; pictures that were not count as pictures without detections.
+
+        The rules are those of ``COCOeval(..., "bbox")`` of pycocotools 2.0.11, and so are the last digits.
+        """
+        truth, rows, matches = self.ground_truth, self.rows, self.match()
+        precision, recall, scores = _core.evaluation_accumulate(
+            rows.label[matches.row], matches.rank, rows.score[matches.row], matches.matched, matches.ignored,
+            truth.counts(AREAS), RECALLS.tolist(), list(MOST), len(THRESHOLDS),
+        )  # fmt: skip
+        return Metrics.of(precision, recall, scores, truth.names)
+
+
+def evaluate(detections: Mapping[Any, Any], ground_truth: GroundTruth | CocoDataset) -> Metrics:
+    """COCO's box metrics of ``detections``: IoU 0.50 to 0.95, at most 100 detections a picture and class.
+
+    Args:
+        detections: picture id -> ``Prediction`` or ``fastdet.Detections``. Pictures that are missing count as pictures
+            without detections.
+        ground_truth: a GroundTruth, or what ``fastdet.data.coco.read_coco`` returns.
+
+    Returns:
+        Metrics, whose arrays equal those of pycocotools 2.0.11 bit for bit.
+
+    Raises:
+        ValueError: a picture that the ground truth lacks, arrays that do not agree, NaN, or a label out of range.
+    """
+    evaluator = Evaluator(ground_truth)
+    evaluator.add(detections)
+    return evaluator.metrics()

@@ -8,7 +8,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -304,6 +304,7 @@ class Detector:
         split: str = ValOptions.split,
         images: str | os.PathLike[str] | None = ValOptions.images,
         batch: int = ValOptions.batch,
+        output: str | os.PathLike[str] | None = None,
     ) -> Any:
         """COCO metrics on a data set, with the thresholds of the model's published evaluation (``spec``).
 
@@ -311,16 +312,18 @@ class Detector:
             data: folder with ``images/`` and ``annotations/instances_<split>.json``, or a COCO file.
             split: which annotations of the folder. images: folder of the pictures, needed for a COCO file.
             batch: pictures that go through the network together.
+            output: folder for ``metrics.json``, ``predictions.json`` (COCO results, unrounded) and plots; see
+                ``fastdet.evaluation.save_report``.
 
         Returns:
-            ``fastdet.evaluation.Metrics``.
+            ``fastdet.evaluation.Metrics``, with the milliseconds a picture spent in each stage.
 
         Raises:
             ValueError: the data set cannot be used, or its classes are not those of this model.
         """
         from fastdet.data.coco import read_coco
         from fastdet.data.loader import PictureCache
-        from fastdet.evaluation import evaluate
+        from fastdet.evaluation import Evaluator, save_report
         from fastdet.train.validate import predict
 
         folder = Path(data)
@@ -335,8 +338,16 @@ class Detector:
                 f"val: classes of {annotations} are {list(dataset.names)}, the model has {list(self.names)}"
             )
         cache = PictureCache(dataset.pictures, limit_mb=0)
-        found = predict(self.module, dataset, cache, input_size=self.spec.input_size, batch_size=batch)
-        return evaluate(found, dataset)
+        seconds: dict[str, float] = {}
+        size = self.spec.input_size
+        found = predict(self.module, dataset, cache, input_size=size, batch_size=batch, seconds=seconds)
+        evaluator = Evaluator(dataset)
+        evaluator.add(found)
+        spent = {stage: 1e3 * value / max(len(dataset), 1) for stage, value in seconds.items()}
+        metrics = replace(evaluator.metrics(), milliseconds=spent)
+        if output is not None:
+            save_report(output, evaluator, metrics)
+        return metrics
 
     def train(self, data: str | os.PathLike[str], **settings: Any) -> Any:
         """Train this architecture from scratch on ``data``, then be the detector with the best weights.

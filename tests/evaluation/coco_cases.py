@@ -12,7 +12,7 @@ from fastdet.evaluation import GroundTruth, Prediction
 
 
 def random_case(seed: int) -> tuple[GroundTruth, dict[int, Prediction]]:
-    """A small data set: crowds, ties of score and overlap, empty pictures and classes, boxes without area, all sizes."""
+    """A small data set: crowds, ties of score and overlap, empty pictures and classes, flat boxes, all sizes."""
     rng = np.random.default_rng(seed)
     pictures, classes = int(rng.integers(1, 5)), int(rng.integers(1, 4))
     image_ids = sorted(rng.choice(1000, pictures, replace=False).tolist())

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fastdet.arguments import Parser, add_arguments, build_config
 from fastdet.detector import ValOptions, load
+from fastdet.evaluation import Metrics
 from fastdet.files import write_atomic
 
 EXAMPLE = """\
@@ -24,6 +25,9 @@ class ValCommand:
 
     weights: str = field(
         default="default", metadata={"help": "file (.safetensors, .pth), model name, or default", "metavar": "W"}
+    )
+    output: str | None = field(
+        default=None, metadata={"help": "write numbers, predictions and plots there", "metavar": "DIR"}
     )
     json: str | None = field(default=None, metadata={"help": "write all numbers there", "metavar": "FILE"})
     device: str = field(default="cpu", metadata={"help": "torch device: cpu, cuda, cuda:1", "metavar": "DEVICE"})
@@ -41,12 +45,34 @@ def run(words: list[str]) -> int:
     given = parser.parse_args(words)
     command: ValCommand = build_config(ValCommand, given)
     options: ValOptions = build_config(ValOptions, given)
-    metrics = load(command.weights, device=command.device).val(given.data, **vars(options))
-    wide = max([len("class"), len("all"), *map(len, metrics.class_ap)])
-    print(f"{'class':<{wide}}{'AP50-95':>10}{'AP50':>10}{'AP75':>10}")
-    print(f"{'all':<{wide}}{metrics.ap:>10.4f}{metrics.ap50:>10.4f}{metrics.ap75:>10.4f}")
-    for name, ap in metrics.class_ap.items():
-        print(f"{name:<{wide}}{ap:>10.4f}{metrics.class_ap50[name]:>10.4f}{'':>10}")
+    metrics = load(command.weights, device=command.device).val(given.data, **vars(options), output=command.output)
+    print("\n".join(_lines(metrics)))
     if command.json:
         write_atomic(Path(command.json), (json.dumps(metrics.to_dict(), indent=1) + "\n").encode())
     return 0
+
+
+TWELVE = (
+    ("AP  IoU 0.50:0.95", "ap"),
+    ("AP  IoU 0.50", "ap50"),
+    ("AP  IoU 0.75", "ap75"),
+    ("AP  small", "ap_small"),
+    ("AP  medium", "ap_medium"),
+    ("AP  large", "ap_large"),
+    ("AR  1 detection", "ar_1"),
+    ("AR  10 detections", "ar_10"),
+    ("AR  100 detections", "ar_100"),
+    ("AR  small", "ar_small"),
+    ("AR  medium", "ar_medium"),
+    ("AR  large", "ar_large"),
+)
+
+
+def _lines(metrics: Metrics) -> list[str]:
+    """The twelve numbers of COCO, a line per class, and where the time went."""
+    wide = max(len("AR  100 detections"), *map(len, metrics.class_ap), 0)
+    lines = [f"{text:<{wide}}{getattr(metrics, name):>10.4f}" for text, name in TWELVE]
+    lines += ["", f"{'class':<{wide}}{'AP50-95':>10}{'AP50':>10}"]
+    lines += [f"{name:<{wide}}{ap:>10.4f}{metrics.class_ap50[name]:>10.4f}" for name, ap in metrics.class_ap.items()]
+    spent = ", ".join(f"{stage} {value:.1f}" for stage, value in metrics.milliseconds.items())
+    return [*lines, "", f"milliseconds a picture: {spent}"]

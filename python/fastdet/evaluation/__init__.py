@@ -8,5 +8,15 @@ from fastdet.evaluation.evaluator import Evaluator, evaluate
 from fastdet.evaluation.ground_truth import GroundTruth
 from fastdet.evaluation.metrics import Metrics
 from fastdet.evaluation.prediction import Prediction
+from fastdet.evaluation.report import save_report
 
-__all__ = ["Evaluator", "GroundTruth", "Metrics", "Prediction", "evaluate", "read_coco_results", "write_coco_results"]
+__all__ = [
+    "Evaluator",
+    "GroundTruth",
+    "Metrics",
+    "Prediction",
+    "evaluate",
+    "read_coco_results",
+    "save_report",
+    "write_coco_results",
+]

@@ -12,7 +12,7 @@ import numpy as np
 
 from fastdet.data.coco import CocoDataset
 from fastdet.evaluation.ground_truth import GroundTruth
-from fastdet.evaluation.prediction import Prediction, rows_of
+from fastdet.evaluation.prediction import Prediction, Rows, rows_of
 from fastdet.files import write_atomic
 
 
@@ -25,7 +25,11 @@ def write_coco_results(
         ValueError: as for ``evaluate``; nothing is written then.
     """
     truth = GroundTruth.of(ground_truth) if isinstance(ground_truth, CocoDataset) else ground_truth
-    rows = rows_of(detections, truth.places, len(truth.names))
+    write_rows(path, truth, rows_of(detections, truth.places, len(truth.names)))
+
+
+def write_rows(path: str | Path, truth: GroundTruth, rows: Rows) -> None:
+    """The same for rows that were checked before."""
     entries = [
         {"image_id": truth.image_ids[i], "category_id": truth.category_ids[k], "bbox": box, "score": score}
         for i, k, box, score in zip(*(column.tolist() for column in rows), strict=True)

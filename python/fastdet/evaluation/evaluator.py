@@ -4,25 +4,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from fastdet import _core
 from fastdet.data.coco import CocoDataset
+from fastdet.evaluation.curves import Curve, confusion_matrix, curves
+from fastdet.evaluation.errors import ErrorSplit, error_split
 from fastdet.evaluation.ground_truth import GroundTruth
+from fastdet.evaluation.matching import match
 from fastdet.evaluation.metrics import AREAS, MOST, RECALLS, THRESHOLDS, Metrics
 from fastdet.evaluation.prediction import Rows, rows_of
-
-
-class Matches(NamedTuple):
-    """The N detections that count, by class, picture and falling score."""
-
-    row: np.ndarray  # [N] int64, which of the rows given
-    partner: np.ndarray  # [N] int64, ground truth at the first threshold and any size, or -1
-    rank: np.ndarray  # [N] int32, place among those of its picture and class
-    matched: np.ndarray  # [A, N] uint32, bit t: threshold t found a ground truth for it
-    ignored: np.ndarray  # [A, N] uint32, bit t: it counts neither for nor against
 
 
 class Evaluator:
@@ -79,32 +72,31 @@ class Evaluator:
             self._parts = [Rows.joined(self._parts)]
         return self._parts[0]
 
-    def match(self, *, any_class: bool = False, thresholds: np.ndarray = THRESHOLDS, most: int = MOST[-1]) -> Matches:
-        """Which detections found which ground truths; with ``any_class``, whatever the classes say."""
-        truth, rows = self.ground_truth, self.rows
-        columns, label = truth.columns, rows.label
-        if any_class:
-            label = np.zeros_like(label)
-            columns = _core.EvaluationColumns(truth.picture, np.zeros_like(truth.label), truth.boxes, truth.areas)
-        found = _core.EvaluationColumns(rows.picture, label, rows.box, rows.score)
-        return Matches(
-            *_core.evaluation_match(
-                columns, truth.crowd, found, list(thresholds), AREAS.tolist(), most, len(truth.image_ids),
-                len(truth.names),
-            )
-        )  # fmt: skip
-
     def metrics(self) -> Metrics:
         """COCO's metrics of all that was added; pictures that were not count as pictures without detections.
 
         The rules are those of ``COCOeval(..., "bbox")`` of pycocotools 2.0.11, and so are the last digits.
         """
-        truth, rows, matches = self.ground_truth, self.rows, self.match()
+        truth, rows, matches = self.ground_truth, self.rows, match(self.ground_truth, self.rows)
         precision, recall, scores = _core.evaluation_accumulate(
             rows.label[matches.row], matches.rank, rows.score[matches.row], matches.matched, matches.ignored,
             truth.counts(AREAS), RECALLS.tolist(), list(MOST), len(THRESHOLDS),
         )  # fmt: skip
         return Metrics.of(precision, recall, scores, truth.names)
+
+    def curves(self, *, iou_threshold: float = 0.5) -> dict[str, Curve]:
+        """Precision, recall and F1 over the score, per class and for ``"all"``: see ``fastdet.evaluation.curves``."""
+        return curves(self.ground_truth, self.rows, iou_threshold=iou_threshold)
+
+    def confusion_matrix(self, *, score_threshold: float = 0.25, iou_threshold: float = 0.5) -> np.ndarray:
+        """[K + 1, K + 1] counts, rows the truth, columns what was found, the last of each is nothing."""
+        return confusion_matrix(
+            self.ground_truth, self.rows, score_threshold=score_threshold, iou_threshold=iou_threshold
+        )
+
+    def error_split(self) -> ErrorSplit:
+        """What keeps AP50 from 1, by kind of error: see ``fastdet.evaluation.errors``."""
+        return error_split(self.ground_truth, self.rows)
 
 
 def evaluate(detections: Mapping[Any, Any], ground_truth: GroundTruth | CocoDataset) -> Metrics:

@@ -86,8 +86,12 @@ class GroundTruth:
         """The same for the native evaluator."""
         return _core.EvaluationColumns(self.picture, self.label, self.boxes, self.areas)
 
+    def counting(self, areas: np.ndarray) -> np.ndarray:
+        """[A, M] whether a box counts in each range [A, 2] of areas: crowds and other sizes do not."""
+        return (self.areas >= areas[:, :1]) & (self.areas <= areas[:, 1:]) & ~self.crowd
+
     def counts(self, areas: np.ndarray) -> np.ndarray:
-        """[K, A] boxes of each class that count in each range [A, 2] of areas: crowds and other sizes do not."""
-        inside = (self.areas >= areas[:, :1]) & (self.areas <= areas[:, 1:]) & ~self.crowd
+        """[K, A] boxes of each class that count in each range [A, 2] of areas."""
+        inside = self.counting(areas)
         rows = [np.bincount(self.label[each], minlength=len(self.names)) for each in inside]
         return np.stack(rows, axis=1).astype(np.int64)

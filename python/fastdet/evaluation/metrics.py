@@ -37,14 +37,19 @@ class Metrics:
     ar_large: float
     class_ap: dict[str, float]
     class_ap50: dict[str, float]
-    precision: np.ndarray = field(compare=False, repr=False)  # [T, R, K, A, M]
-    recall: np.ndarray = field(compare=False, repr=False)  # [T, K, A, M]
-    scores: np.ndarray = field(compare=False, repr=False)  # [T, R, K, A, M], the score at which precision was reached
+    milliseconds: dict[str, float] = field(
+        default_factory=dict, kw_only=True, compare=False
+    )  # per picture and stage, where measured
+    precision: np.ndarray = field(kw_only=True, compare=False, repr=False)  # [T, R, K, A, M]
+    recall: np.ndarray = field(kw_only=True, compare=False, repr=False)  # [T, K, A, M]
+    scores: np.ndarray = field(
+        kw_only=True, compare=False, repr=False
+    )  # [T, R, K, A, M], the score at which precision was reached
 
     @classmethod
     def of(cls, precision: np.ndarray, recall: np.ndarray, scores: np.ndarray, names: tuple[str, ...]) -> Metrics:
         """The numbers of these arrays, in the order in which pycocotools adds them up."""
-        found = {
+        found: dict[str, Any] = {
             "ap": _mean(precision[:, :, :, 0, -1]),
             "ap50": _mean(precision[0, :, :, 0, -1]),
             "ap75": _mean(precision[5, :, :, 0, -1]),

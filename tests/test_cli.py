@@ -323,13 +323,18 @@ def test_licences_of_weights_that_have_one(capfd, tmp_path):
 
 def test_val(capfd, weights, tmp_path):
     data = coco_folder(tmp_path / "data")
-    code, out, _ = call(capfd, "val", data, "--weights", weights, "--json", tmp_path / "m.json")
-    assert code == 0 and [line.split()[0] for line in out] == ["class", "all", "a", "b", "c"]
+    options = ("--weights", weights, "--json", tmp_path / "m.json", "--output", tmp_path / "val")
+    code, out, _ = call(capfd, "val", data, *options)
+    first = [line.split()[0] if line else "" for line in out]
+    assert code == 0 and first == [*["AP"] * 6, *["AR"] * 6, "", "class", "a", "b", "c", "", "milliseconds"]
     metrics = json.loads((tmp_path / "m.json").read_text())
-    assert float(out[1].split()[1]) == pytest.approx(metrics["ap"], abs=1e-4) and set(metrics["class_ap"]) == set("abc")
+    assert float(out[0].split()[-1]) == pytest.approx(metrics["ap"], abs=1e-4) and set(metrics["class_ap"]) == set("abc")
+    assert set(metrics["milliseconds"]) == {"read", "prepare", "network", "keep"}
+    assert json.loads((tmp_path / "val" / "metrics.json").read_text())["ap"] == metrics["ap"]
+    assert isinstance(json.loads((tmp_path / "val" / "predictions.json").read_text()), list)
     file = data / "annotations" / "instances_val.json"
     again = call(capfd, "val", file, "--images", data / "images", "--weights", weights)
-    assert again[:2] == (0, out)
+    assert (again[0], again[1][:-1]) == (0, out[:-1])  # the last line is times
     for words, message in (([file], "images must be given"), ([data, "--split", "test"], "instances_test.json")):
         code, _, err = call(capfd, "val", *words, "--weights", weights)
         assert code == 1 and len(err) == 1 and message in err[0]

@@ -23,17 +23,6 @@ FD_HD void means_of(const std::uint32_t* FD_RESTRICT sums, std::int64_t count, c
   }
 }
 
-// The sum over the taps of one column, 16 rows in the lanes.
-FD_HD void area_column(const AreaWindow& window, const std::uint8_t* FD_RESTRICT turned, float* FD_RESTRICT out) {
-  float sums[kLanes] = {};
-  for (std::int32_t i = 0; i < window.size; ++i) {
-    const std::uint8_t* const tap = turned + std::int64_t{i} * kLanes;
-    const float weight = window.weight(i);
-    for (int k = 0; k < kLanes; ++k) sums[k] += static_cast<float>(tap[k]) * weight;
-  }
-  for (int k = 0; k < kLanes; ++k) out[k] = sums[k];
-}
-
 }  // namespace
 
 FD_TARGET_CLONES void add_line(const std::uint8_t* FD_RESTRICT line, std::int64_t size, std::uint32_t* FD_RESTRICT sums) {
@@ -46,16 +35,6 @@ FD_TARGET_CLONES void cell_means(const std::uint32_t* sums, std::int64_t count, 
     case 3: return means_of<3>(sums, count, cell, out);
     case 4: return means_of<4>(sums, count, cell, out);
     default: return means_of<0>(sums, count, cell, out);
-  }
-}
-
-FD_TARGET_CLONES void area_columns(const AreaWindow* windows, std::int32_t count, const std::uint8_t* turned,
-                                   std::int64_t plane_size, std::int32_t channels, float* out) {
-  for (std::int32_t c = 0; c < channels; ++c) {
-    const std::uint8_t* const plane = turned + c * plane_size * kLanes;
-    for (std::int32_t x = 0; x < count; ++x, out += kLanes) {
-      area_column(windows[x], plane + std::int64_t{windows[x].begin} * kLanes, out);
-    }
   }
 }
 

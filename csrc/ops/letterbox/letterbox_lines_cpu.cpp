@@ -24,10 +24,6 @@ struct YuvPair {
   std::int32_t y0, y1, u, v;
 };
 
-struct RgbPlanes {
-  std::uint8_t *red, *green, *blue;
-};
-
 // The two results of a channel are stored at once, as bytes of one word: the loop needs no shuffles.
 FD_HD std::uint16_t yuv_word(std::int32_t luma0, std::int32_t luma1, std::int32_t chroma) {
   const std::int32_t first = yuv_value(luma0, chroma), second = yuv_value(luma1, chroma);
@@ -75,22 +71,32 @@ FD_HD void convert_semiplanar(const std::uint8_t* y, const std::uint8_t* chroma,
   };
   convert_pairs(load, pairs, m, out);
 }
-FD_TARGET_CLONES void convert_nv12(const std::uint8_t* y, const std::uint8_t* uv, std::int64_t pairs, const YuvMatrix& m,
-                                   const RgbPlanes& out) {
+FD_TARGET_CLONES void convert_uv(const std::uint8_t* y, const std::uint8_t* uv, std::int64_t pairs, const YuvMatrix& m,
+                                 const RgbPlanes& out) {
   convert_semiplanar<0>(y, uv, pairs, m, out);
 }
-FD_TARGET_CLONES void convert_nv21(const std::uint8_t* y, const std::uint8_t* vu, std::int64_t pairs, const YuvMatrix& m,
-                                   const RgbPlanes& out) {
+FD_TARGET_CLONES void convert_vu(const std::uint8_t* y, const std::uint8_t* vu, std::int64_t pairs, const YuvMatrix& m,
+                                 const RgbPlanes& out) {
   convert_semiplanar<1>(y, vu, pairs, m, out);
 }
 
-FD_TARGET_CLONES void convert_planar(const std::uint8_t* y, const std::uint8_t* u, const std::uint8_t* v, std::int64_t pairs,
-                                     const YuvMatrix& m, const RgbPlanes& out) {
-  const auto load = [=](std::int64_t i) FD_INLINE_LAMBDA {
-    const auto luma = load_word<std::uint16_t>(y + 2 * i);
-    return YuvPair{byte_of(luma, 0), byte_of(luma, 1), u[i], v[i]};
-  };
-  convert_pairs(load, pairs, m, out);
+void convert_nv(const std::uint8_t* y, const std::uint8_t* chroma, bool v_first, std::int64_t pairs, const YuvMatrix& m,
+                const RgbPlanes& out) {
+  const std::int64_t done = convert_pairs_simd(y, chroma, v_first, pairs, m, out), at = 2 * done;
+  const auto rest = v_first ? convert_vu : convert_uv;
+  rest(y + at, chroma + at, pairs - done, m, {out.red + at, out.green + at, out.blue + at});
+}
+
+// Planes of chroma, by way of pairs: loads of two widths would keep the loop from becoming vector code.
+void convert_planar(const std::uint8_t* y, const std::uint8_t* u, const std::uint8_t* v, std::int64_t pairs, const YuvMatrix& m,
+                    const RgbPlanes& out) {
+  constexpr std::int64_t kBlock = 1024;
+  std::uint8_t uv[2 * kBlock];
+  for (std::int64_t i = 0; i < pairs; i += kBlock) {
+    const std::int64_t count = std::min(kBlock, pairs - i);
+    interleave_bytes(u + i, v + i, count, uv);
+    convert_nv(y + 2 * i, uv, false, count, m, {out.red + 2 * i, out.green + 2 * i, out.blue + 2 * i});
+  }
 }
 
 // YUYV (kLuma 0: Y is the first byte) and UYVY.
@@ -125,8 +131,8 @@ void convert_row(const YuvRow& row, std::int64_t pairs, const YuvToRgb& colours,
   const RgbPlanes out{colours.swap_rb ? third : planes, planes + plane_stride, colours.swap_rb ? planes : third};
   const std::int64_t luma = row.luma_stride, chroma = row.chroma_stride, v_after_u = row.v - row.u, u_after_y = row.u - row.y;
   if (luma == 1 && chroma == 1) return convert_planar(row.y, row.u, row.v, pairs, m, out);
-  if (luma == 1 && chroma == 2 && v_after_u == 1) return convert_nv12(row.y, row.u, pairs, m, out);
-  if (luma == 1 && chroma == 2 && v_after_u == -1) return convert_nv21(row.y, row.v, pairs, m, out);
+  if (luma == 1 && chroma == 2 && v_after_u == 1) return convert_nv(row.y, row.u, false, pairs, m, out);
+  if (luma == 1 && chroma == 2 && v_after_u == -1) return convert_nv(row.y, row.v, true, pairs, m, out);
   const bool packed = luma == 2 && chroma == 4 && v_after_u == 2;
   if (packed && u_after_y == 1) return convert_yuyv(row.y, pairs, m, out);
   if (packed && u_after_y == -1) return convert_uyvy(row.u, pairs, m, out);

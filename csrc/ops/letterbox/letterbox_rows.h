@@ -31,6 +31,19 @@ void linear_columns(const LinearColumns& columns, const std::uint8_t* row, std::
 void linear_rows(const std::int16_t* sums0, const std::int16_t* sums1, std::int32_t weight0, std::int32_t weight1,
                  std::int64_t size, std::uint8_t* out);
 
+// ---- YUV ----
+
+struct RgbPlanes {
+  std::uint8_t *red, *green, *blue;
+};
+
+// Pairs of pixels from pairs of chroma values; returns how many were done, none where the machine has no code of its own for it.
+std::int64_t convert_pairs_simd(const std::uint8_t* y, const std::uint8_t* chroma, bool v_first, std::int64_t pairs,
+                                const YuvMatrix& matrix, const RgbPlanes& out);
+
+// out[2 i] = first[i], out[2 i + 1] = second[i].
+void interleave_bytes(const std::uint8_t* first, const std::uint8_t* second, std::int64_t size, std::uint8_t* out);
+
 // ---- OpenCV's area mode ----
 
 // sums[i] += line[i].

@@ -15,6 +15,7 @@
 #include <immintrin.h>
 // GCC 12 sees uninitialised values inside its own intrinsics (GCC bug 105593).
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
 
 namespace fastdet {
@@ -208,6 +209,72 @@ std::int32_t columns_avx2(const LinearColumns& columns, const Window& window, co
   return x;
 }
 
+// 32 pixels a step: bytes of a pair lie in one 16-bit word, which widens to 32 bits. Returns how many pairs were done.
+FD_TARGET("avx512f,avx512bw,avx512vl")
+std::int64_t convert_pairs_avx512(const std::uint8_t* y, const std::uint8_t* chroma, bool v_first, std::int64_t pairs,
+                                  const YuvMatrix& m, const RgbPlanes& out) {
+  const __m512i byte = _mm512_set1_epi32(255), low = _mm512_set1_epi32(16), zero = _mm512_setzero_si512();
+  const __m512i centre = _mm512_set1_epi32(128), half = _mm512_set1_epi32(1 << 19), luma = _mm512_set1_epi32(m.luma);
+  const __m512i red_v = _mm512_set1_epi32(m.red_v), green_u = _mm512_set1_epi32(m.green_u),
+                green_v = _mm512_set1_epi32(m.green_v), blue_u = _mm512_set1_epi32(m.blue_u);
+  const auto words = [&](const std::uint8_t* at) FD_TARGET("avx512f,avx512bw,avx512vl") {
+    return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)));
+  };
+  const auto bright = [&](__m512i value) FD_TARGET("avx512f,avx512bw,avx512vl") {
+    return _mm512_mullo_epi32(_mm512_sub_epi32(_mm512_max_epi32(value, low), low), luma);
+  };
+  std::int64_t i = 0;
+  for (; i + 16 <= pairs; i += 16) {
+    const __m512i lumas = words(y + 2 * i), chromas = words(chroma + 2 * i);
+    const __m512i luma0 = bright(_mm512_and_si512(lumas, byte)), luma1 = bright(_mm512_srli_epi32(lumas, 8));
+    const __m512i first = _mm512_sub_epi32(_mm512_and_si512(chromas, byte), centre);
+    const __m512i second = _mm512_sub_epi32(_mm512_srli_epi32(chromas, 8), centre);
+    const __m512i u = v_first ? second : first, v = v_first ? first : second;
+    const auto store = [&](__m512i added, std::uint8_t* at) FD_TARGET("avx512f,avx512bw,avx512vl") {
+      const __m512i left = _mm512_srai_epi32(_mm512_add_epi32(luma0, added), 20);
+      const __m512i right = _mm512_srai_epi32(_mm512_add_epi32(luma1, added), 20);
+      // Both fit 16 bits: side by side in one word, then clamped to bytes.
+      const __m512i both = _mm512_mask_blend_epi16(0xaaaaaaaau, left, _mm512_slli_epi32(right, 16));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), _mm512_cvtusepi16_epi8(_mm512_max_epi16(both, zero)));
+    };
+    store(_mm512_add_epi32(_mm512_mullo_epi32(v, red_v), half), out.red + 2 * i);
+    const __m512i green = _mm512_add_epi32(_mm512_mullo_epi32(v, green_v), _mm512_mullo_epi32(u, green_u));
+    store(_mm512_add_epi32(green, half), out.green + 2 * i);
+    store(_mm512_add_epi32(_mm512_mullo_epi32(u, blue_u), half), out.blue + 2 * i);
+  }
+  return i;
+}
+
+// One column of the area mode's pass along rows: 16 turned rows, the shares of whole pixels in the middle.
+FD_TARGET("avx512f") void area_column_avx512(const AreaWindow& window, const std::uint8_t* tap, float* out) {
+  const auto product = [&tap](float weight) FD_TARGET("avx512f") {
+    const __m128i pixels = _mm_loadu_si128(reinterpret_cast<const __m128i*>(tap));
+    tap += kLanes;
+    return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(pixels)), _mm512_set1_ps(weight));
+  };
+  __m512 sum = product(window.first);
+  for (std::int32_t i = 2; i < window.size; ++i) sum = _mm512_add_ps(sum, product(window.middle));
+  if (window.size > 1) sum = _mm512_add_ps(sum, product(window.last));
+  _mm512_storeu_ps(out, sum);
+}
+
+FD_TARGET("avx2") void area_column_avx2(const AreaWindow& window, const std::uint8_t* tap, float* out) {
+  __m256 sum[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+  const auto add = [&](float weight) FD_TARGET("avx2") {
+    for (int half = 0; half < 2; ++half) {
+      const __m128i pixels = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(tap + 8 * half));
+      const __m256 values = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(pixels));
+      sum[half] = _mm256_add_ps(sum[half], _mm256_mul_ps(values, _mm256_set1_ps(weight)));
+    }
+    tap += kLanes;
+  };
+  add(window.first);
+  for (std::int32_t i = 2; i < window.size; ++i) add(window.middle);
+  if (window.size > 1) add(window.last);
+  _mm256_storeu_ps(out, sum[0]);
+  _mm256_storeu_ps(out + 8, sum[1]);
+}
+
 // Whole vectors of 8; returns how many values were done.
 FD_TARGET("avx,f16c") std::int64_t half_f16c(const float* values, std::int64_t size, Half* out) {
   std::int64_t i = 0;
@@ -326,6 +393,56 @@ void turn_columns(const std::uint8_t* turned, std::int64_t size, std::uint8_t* c
 #endif
   for (; i < size; ++i) {
     for (std::int32_t k = 0; k < count; ++k) rows[k][i] = turned[16 * i + k];
+  }
+}
+
+namespace {
+
+void area_column_scalar(const AreaWindow& window, const std::uint8_t* tap, float* out) {
+  std::fill(out, out + kLanes, 0.0f);
+  for (std::int32_t i = 0; i < window.size; ++i, tap += kLanes) {
+    for (int k = 0; k < kLanes; ++k) out[k] += static_cast<float>(tap[k]) * window.weight(i);
+  }
+}
+
+}  // namespace
+
+void area_columns(const AreaWindow* windows, std::int32_t count, const std::uint8_t* turned, std::int64_t plane_size,
+                  std::int32_t channels, float* out) {
+  auto* column = area_column_scalar;
+#if defined(FD_X86_TARGETS)
+  const LetterboxIsa isa = isa_in_use();
+  if (isa != LetterboxIsa::kScalar) column = isa == LetterboxIsa::kAvx512 ? area_column_avx512 : area_column_avx2;
+#endif
+  for (std::int32_t c = 0; c < channels; ++c) {
+    const std::uint8_t* const plane = turned + c * plane_size * kLanes;
+    for (std::int32_t x = 0; x < count; ++x, out += kLanes) {
+      column(windows[x], plane + std::int64_t{windows[x].begin} * kLanes, out);
+    }
+  }
+}
+
+std::int64_t convert_pairs_simd(const std::uint8_t* y, const std::uint8_t* chroma, bool v_first, std::int64_t pairs,
+                                const YuvMatrix& matrix, const RgbPlanes& out) {
+#if defined(FD_X86_TARGETS)
+  if (isa_in_use() == LetterboxIsa::kAvx512) return convert_pairs_avx512(y, chroma, v_first, pairs, matrix, out);
+#endif
+  return 0;
+}
+
+void interleave_bytes(const std::uint8_t* first, const std::uint8_t* second, std::int64_t size, std::uint8_t* out) {
+  std::int64_t i = 0;
+#if defined(FD_X86_TARGETS)
+  for (; i + 16 <= size; i += 16) {
+    const __m128i a = _mm_loadu_si128(reinterpret_cast<const __m128i*>(first + i));
+    const __m128i b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(second + i));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 2 * i), _mm_unpacklo_epi8(a, b));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 2 * i + 16), _mm_unpackhi_epi8(a, b));
+  }
+#endif
+  for (; i < size; ++i) {
+    out[2 * i] = first[i];
+    out[2 * i + 1] = second[i];
   }
 }
 

@@ -20,6 +20,8 @@ class AreaResizer {
   const std::uint8_t* row(std::int32_t y);
 
  private:
+  template <typename Sum>
+  void fill_cells(std::int32_t y, Sum* sums);
   void fill_ring(std::int32_t source_row);
 
   const LetterboxPicture& p_;
@@ -29,7 +31,9 @@ class AreaResizer {
   LineSource source_;
   std::int64_t row_size_;             // channels * new_width
   std::vector<std::uint8_t> pixels_;  // [row_size]
-  std::vector<std::uint32_t> sums_;   // [line size], of whole pixels
+  // [line size], of whole pixels: 16 bits where they suffice.
+  std::vector<std::uint16_t> short_sums_;
+  std::vector<std::uint32_t> sums_;
   std::int32_t slots_ = 0;
   std::vector<std::uint8_t> turned_;   // [line size, 16]
   std::vector<float> turned_columns_;  // [row_size, 16]

@@ -46,11 +46,6 @@ void interleave_bytes(const std::uint8_t* first, const std::uint8_t* second, std
 
 // ---- OpenCV's area mode ----
 
-// sums[i] += line[i].
-void add_line(const std::uint8_t* line, std::int64_t size, std::uint32_t* sums);
-// out[x] = area_mean of the cell.columns sums from x * cell.columns on.
-void cell_means(const std::uint32_t* sums, std::int64_t count, const AreaCell& cell, std::uint8_t* out);
-
 // The pass along rows over 16 turned lines of planes, `plane_size` pixels each: out is [channels * count, 16].
 void area_columns(const AreaWindow* windows, std::int32_t count, const std::uint8_t* turned, std::int64_t plane_size,
                   std::int32_t channels, float* out);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A deployed network on the CPU: steps over maps that lie pixel by pixel, all channels of a pixel side by side, in one arena.
-// Maps have a border of zeros as wide as a convolution that reads them pads. Needs AVX-512; see supported().
+// Maps have a border of zeros as wide as a convolution that reads them pads; the picture, in planes, has none and is read by
+// convolutions only. Needs AVX-512; see unsupported().
 #pragma once
 
 #include <cstdint>
@@ -68,7 +69,7 @@ std::unique_ptr<Step> convolution(const Map& in, const Map& out, const Map* resi
 std::unique_ptr<Step> depthwise(const Map& in, const Map& out, const Map* residual, std::shared_ptr<const Weights> weights,
                                 const Shape& shape, Activation activation);
 std::unique_ptr<Step> pool(const Map& in, const Map& out, const Shape& shape, bool average);
-// Every pixel `scale` times in both directions; 1 copies. Also from planes of float32 into planes with a border.
+// Every pixel `scale` times in both directions; 1 copies.
 std::unique_ptr<Step> enlarge(const Map& in, const Map& out, Index scale);
 std::unique_ptr<Step> add(const Map& a, const Map& b, const Map& out);
 

@@ -20,12 +20,6 @@ char* pixel_at(char* base, const Map& map, Index y, Index x) { return base + (y 
 
 // The channels of `count` pixels from (y, x) become zero.
 void zero(char* base, const Map& map, Index y, Index x, Index count) {
-  if (map.plane != 0) {
-    for (Index c = 0; c < map.channels; ++c) {
-      std::memset(pixel_at(base, map, y, x) + c * map.plane * size_of(map), 0, static_cast<std::size_t>(count * size_of(map)));
-    }
-    return;
-  }
   for (Index i = 0; i < count; ++i) {
     std::memset(pixel_at(base, map, y, x + i), 0, static_cast<std::size_t>(map.channels * size_of(map)));
   }
@@ -116,12 +110,11 @@ class Convolution final : public WindowStep {
               Activation activation)
       : WindowStep(in, out, residual, std::move(weights), shape, activation) {
     const Index unit = in.half ? 2 : 1;
-    const bool planes = in.plane != 0, dense = in.pixel == in.channels;
-    const Index runs = planes ? in.channels : 1, columns = planes || dense ? 1 : shape.kernel_width;
-    length_ = (planes ? shape.kernel_width : dense ? shape.kernel_width * in.channels : in.channels) / unit;
-    for (Index c = 0; c < runs; ++c)
-      for (Index y = 0; y < shape.kernel_height; ++y)
-        for (Index x = 0; x < columns; ++x) taps_.push_back((c * in.plane + y * in.row + x * in.pixel) / unit);
+    const bool dense = in.pixel == in.channels;
+    const Index columns = dense ? 1 : shape.kernel_width;
+    length_ = (dense ? shape.kernel_width * in.channels : in.channels) / unit;
+    for (Index y = 0; y < shape.kernel_height; ++y)
+      for (Index x = 0; x < columns; ++x) taps_.push_back((y * in.row + x * in.pixel) / unit);
     pixel_ = in.pixel * shape.stride / unit;
     FD_CHECK(length_ * static_cast<Index>(taps_.size()) * unit == weights_->depth, RuntimeError,
              "network: weights have a depth of ", weights_->depth, ", the window another");
@@ -151,6 +144,60 @@ class Convolution final : public WindowStep {
  private:
   std::vector<Index> taps_;  // in units of 4 bytes, as pixel_ and length_
   Index pixel_, length_;
+};
+
+// The same from planes of float32 without a border: the rows that a row of the output needs are laid out with one.
+class PlaneConvolution final : public WindowStep {
+ public:
+  PlaneConvolution(const Map& in, const Map& out, const Map* residual, std::shared_ptr<const Weights> weights, const Shape& shape,
+                   Activation activation)
+      : WindowStep(in, out, residual, std::move(weights), shape, activation), wide_(in.width + 2 * shape.padding) {
+    for (Index i = 0; i < in.channels * shape.kernel_height; ++i) taps_.push_back(i * wide_);
+    FD_CHECK(shape.kernel_width * static_cast<Index>(taps_.size()) == weights_->depth && !in.half && in.pixel == 1, RuntimeError,
+             "network: weights have a depth of ", weights_->depth, ", the window another");
+  }
+
+ protected:
+  void run_rows(Index begin, Index end, const Context& context) const override {
+    alignas(64) float sums[kMaxPixels * 2 * kLanes];
+    thread_local std::vector<float> rows;
+    rows.assign(taps_.size() * static_cast<std::size_t>(wide_), 0.0f);
+    for (Index y = begin; y < end; ++y) {
+      lay_out(y, context, rows.data());
+      const float* weight = weights_->single.data();
+      for (Index channel = 0; channel < out_.channels; channel += 2 * kLanes) {
+        const Index channels = std::min(2 * kLanes, out_.channels - channel), blocks = ceil_div(channels, kLanes);
+        for (Index x = 0; x < out_.width; x += tile_) {
+          const Index pixels = std::min(tile_, out_.width - x);
+          const float* in = rows.data() + x * shape_.stride;
+          multiply(pixels, blocks, false)(reinterpret_cast<const std::uint32_t*>(in), shape_.stride, taps_.data(),
+                                          static_cast<Index>(taps_.size()), shape_.kernel_width,
+                                          reinterpret_cast<const std::uint32_t*>(weight), sums);
+          finish(finish_at(context, y, x, channel), sums, pixels, blocks * kLanes, channels);
+        }
+        weight += weights_->depth * blocks * kLanes;
+      }
+    }
+  }
+
+ private:
+  // [channels][kernel height][width with border]; the border at the sides stays zero.
+  void lay_out(Index y, const Context& context, float* rows) const {
+    const auto* in = reinterpret_cast<const float*>(context.at(in_));
+    for (Index c = 0; c < in_.channels; ++c) {
+      for (Index k = 0; k < shape_.kernel_height; ++k, rows += wide_) {
+        const Index v = y * shape_.stride - shape_.padding + k;
+        if (v < 0 || v >= in_.height) {
+          std::fill(rows + shape_.padding, rows + shape_.padding + in_.width, 0.0f);
+        } else {
+          std::copy_n(in + c * in_.plane + v * in_.row, in_.width, rows + shape_.padding);
+        }
+      }
+    }
+  }
+
+  std::vector<Index> taps_;
+  Index wide_;
 };
 
 class Depthwise final : public WindowStep {
@@ -218,15 +265,12 @@ class Enlarge final : public RowStep {
 
  protected:
   void run_rows(Index begin, Index end, const Context& context) const override {
-    const Index planes = in_.plane != 0 ? in_.channels : 1;
+    const auto bytes = static_cast<std::size_t>(in_.channels * size_of(in_));
     for (Index y = begin; y < end; ++y) {
-      for (Index c = 0; c < planes; ++c) {
-        const char* in = pixel_at(context.at(in_), in_, y / scale_, 0) + c * in_.plane * size_of(in_);
-        char* out = pixel_at(context.at(out_), out_, y, 0) + c * out_.plane * size_of(out_);
-        const std::size_t bytes = static_cast<std::size_t>((planes > 1 ? in_.width : in_.channels) * size_of(in_));
-        for (Index x = 0; x < (planes > 1 ? 1 : out_.width); ++x) {
-          std::memcpy(out + x * out_.pixel * size_of(out_), in + x / scale_ * in_.pixel * size_of(in_), bytes);
-        }
+      const char* in = pixel_at(context.at(in_), in_, y / scale_, 0);
+      char* out = pixel_at(context.at(out_), out_, y, 0);
+      for (Index x = 0; x < out_.width; ++x) {
+        std::memcpy(out + x * out_.pixel * size_of(out_), in + x / scale_ * in_.pixel * size_of(in_), bytes);
       }
     }
   }
@@ -295,6 +339,7 @@ std::shared_ptr<const Weights> pack_depthwise(const float* weight, const float* 
 
 std::unique_ptr<Step> convolution(const Map& in, const Map& out, const Map* residual, std::shared_ptr<const Weights> weights,
                                   const Shape& shape, Activation activation) {
+  if (in.plane != 0) return std::make_unique<PlaneConvolution>(in, out, residual, std::move(weights), shape, activation);
   return std::make_unique<Convolution>(in, out, residual, std::move(weights), shape, activation);
 }
 

@@ -207,7 +207,7 @@ class _Plan:
             floats: int = _core.network_attention_scratch(height * width, *buffer.scratch)
             return 4 * floats
         cells = (height + 2 * buffer.halo) * (width + 2 * buffer.halo)
-        return cells * (buffer.channels if buffer.planes else buffer.pixel) * (2 if buffer.half else 4)
+        return cells * buffer.pixel * (2 if buffer.half else 4)
 
     def _place(self, steps: Sequence[StepOf]) -> tuple[dict[Buffer, int], int]:
         """Where each buffer begins in the arena: those that are needed at the same time do not overlap."""
@@ -234,7 +234,7 @@ class _Plan:
         height, width = self.sizes[root]
         halo, size = root.halo, 2 if root.half else 4
         if root.planes:
-            row, pixel, plane = width + 2 * halo, 1, (height + 2 * halo) * (width + 2 * halo)
+            row, pixel, plane = width, 1, height * width
         else:
             row, pixel, plane = (width + 2 * halo) * root.pixel, root.pixel, 0
         offset = size * (halo * row + halo * pixel + first)

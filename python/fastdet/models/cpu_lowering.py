@@ -185,7 +185,10 @@ class _Lowering:
             root.place = len(self.lowered.outputs) + 1
             self.lowered.outputs.append(root)
         for step in self.lowered.steps:
-            if step.kind in ("convolution", "depthwise") and step.window[3] > step.inputs[0].buffer.root()[0].halo:
+            root, *others = (each.buffer.root()[0] for each in step.inputs)
+            if (root.planes and step.kind != "convolution") or any(other.planes for other in others):
+                raise ValueError(f"CpuGraph: convolutions alone read the picture, but {step.name} does")
+            if step.kind in ("convolution", "depthwise") and not root.planes and step.window[3] > root.halo:
                 raise ValueError(f"CpuGraph: {step.name} must read a map with a border")
         result, order = self.result, {node: i for i, node in enumerate(self.out_nodes)}
 
@@ -318,10 +321,11 @@ class _Lowering:
         self, name: str, conv: nn.Conv2d, part: Slice, out: Slice, residual: tuple[Slice, ...], activation: int
     ) -> None:
         padding = cast(int, conv.padding[0])
-        if part.buffer is self.lowered.source:
-            part = self._bordered(padding)
         root = part.buffer.root()[0]
-        root.halo = max(root.halo, padding)
+        if not root.planes:
+            root.halo = max(root.halo, padding)
+        elif conv.groups != 1:
+            raise ValueError(f"CpuGraph: what reads the picture must have one group, got {conv.groups} in {name}")
         window = (*conv.kernel_size, conv.stride[0], padding)
         weight = conv.weight.detach().float()
         bias = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.detach().float()
@@ -345,12 +349,6 @@ class _Lowering:
             )
             options = {"weights": packed, "window": window, "activation": activation}
             self._step(name, "convolution", inputs, Slice(out.buffer, out.first + g * c_out, c_out), **options)
-
-    def _bordered(self, padding: int) -> Slice:
-        """The picture with a border of zeros."""
-        picture = whole(Buffer(3, planes=True, halo=padding))
-        self._step("picture", "enlarge", (whole(self.lowered.source),), picture)
-        return picture
 
     def _attention(self, node: fx.Node, part: Attention) -> None:
         source = self._slice(node.args[0])

@@ -14,6 +14,7 @@ import torch
 
 from fastdet import _core, ops
 from fastdet.ops import _torch_rep_conv
+from fastdet.ops.rep_conv import Convolution
 from fastdet.testing.ops import cuda_kind
 
 LAST = torch.channels_last
@@ -156,7 +157,7 @@ def chosen(monkeypatch, missing, refused, method="auto", x=None):
     monkeypatch.setattr(_torch_rep_conv, "library_missing", lambda name: missing.get(name, ""))
     monkeypatch.setattr(_core, "rep_conv2d_fused", plan)
     given, *rest = call()
-    return _torch_rep_conv.choose(OnDevice(given if x is None else x), *rest, method, "auto"), asked
+    return _torch_rep_conv.choose(OnDevice(given if x is None else x), Convolution(*rest), method, "auto"), asked
 
 
 def test_choice_on_cuda(monkeypatch):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastdet import _core
 from fastdet.ops import rep_conv
+from fastdet.ops.rep_conv import Convolution
 
 _ONEDNN_NAMES = {"none": "none", "relu": "relu", "silu": "swish", "leaky_relu": "leaky_relu"}
 _ONEDNN_SCALARS: dict[str, list[float]] = {"leaky_relu": [0.1]}
@@ -35,21 +36,10 @@ def empty(x: Tensor, shape: Sequence[Any]) -> Tensor:
     return torch.empty(tuple(shape), dtype=x.dtype, device=x.device, memory_format=memory_format(x))
 
 
-def fake(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    groups: int,
-    activation: str,
-    residual: Tensor | None,
-    add_first: bool,
-    method: str,
-) -> Tensor:
-    """The shape of ``rep_conv2d``'s result."""
-    p, q = rep_conv.check_shapes(x, weight, bias, stride, padding, groups, residual)
-    return empty(x, (x.shape[0], weight.shape[0], p, q))
+def fake(x: Tensor, *arguments: Any) -> Tensor:
+    """The shape of ``rep_conv2d``'s result, from the arguments of its operator."""
+    conv = Convolution(*arguments[:-1])
+    return empty(x, (x.shape[0], conv.weight.shape[0], *conv.size(x)))
 
 
 def onednn_obstacle(dtype: torch.dtype) -> str:
@@ -119,26 +109,13 @@ def candidates(x: Tensor, weight: Tensor, stride: Sequence[int], groups: int, me
     return [name for name in preferred if not obstacle(name, x, weight, groups, forced, stride)]
 
 
-def choose(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    groups: int,
-    activation: str,
-    residual: Tensor | None,
-    add_first: bool,
-    method: str,
-    forced: str,
-) -> str:
+def choose(x: Tensor, conv: Convolution, method: str, forced: str) -> str:
     """The implementation that runs: the first candidate, of ``FUSED`` the first that has a plan for this call."""
-    names = candidates(x, weight, stride, groups, method, forced)
+    names = candidates(x, conv.weight, conv.stride, conv.groups, method, forced)
     for name in names:
         if name not in FUSED:
             return name
-        attributes = (list(stride), list(padding), groups, activation, _last(residual), add_first)
-        why = _core.rep_conv2d_fused(name, x, _last(weight), bias, *attributes, True)
+        why = _core.rep_conv2d_fused(name, x, *_last(conv), True)
         if not why:
             return name
         if method != "auto":
@@ -146,61 +123,42 @@ def choose(
     return "torch"
 
 
-def _last(a: Tensor | None) -> Any:
-    return None if a is None else a.contiguous(memory_format=torch.channels_last)
+def _last(conv: Convolution) -> Convolution:
+    weight = conv.weight.contiguous(memory_format=torch.channels_last)
+    residual = conv.residual
+    if residual is not None:
+        residual = residual.contiguous(memory_format=torch.channels_last)
+    return conv._replace(weight=weight, residual=residual)
 
 
-def run(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    groups: int,
-    activation: str,
-    residual: Tensor | None,
-    add_first: bool,
-    method: str,
-    forced: str,
-) -> Tensor:
-    """``rep_conv2d`` now, on real tensors."""
-    p, q = rep_conv.check_shapes(x, weight, bias, stride, padding, groups, residual)
-    _check_kinds("rep_conv2d", x, weight=weight, bias=bias, residual=residual)
-    epilogue = (activation, residual, add_first)
-    name = choose(x, weight, bias, stride, padding, groups, *epilogue, method, forced)
+def run(x: Tensor, *arguments: Any) -> Tensor:
+    """``rep_conv2d`` now, on real tensors, from the arguments of its operator and what forces a backend."""
+    *described, method, forced = arguments
+    conv = Convolution(*described)
+    size = conv.size(x)
+    _check_kinds("rep_conv2d", x, weight=conv.weight, bias=conv.bias, residual=conv.residual)
+    name = choose(x, conv, method, forced)
     rep_conv.log_choice(name)
     if name in FUSED:
-        attributes = (list(stride), list(padding), groups, activation, _last(residual), add_first)
-        return _core.rep_conv2d_fused(name, x, _last(weight), bias, *attributes, False).permute(0, 3, 1, 2)
+        return _core.rep_conv2d_fused(name, x, *_last(conv), False).permute(0, 3, 1, 2)
     if name == "native":
         last = channels_last(x)
-        y = _core.rep_conv2d(x, weight, bias, list(stride), list(padding), groups, *epilogue, last)
+        y = _core.rep_conv2d(x, *conv, last)
         return y.permute(0, 3, 1, 2) if last else y
     if name == "winograd":
-        return run_winograd(x, weight, None, channels_last(x), bias, padding, *epilogue)
+        return run_winograd(x, conv, None, channels_last(x))
     if name == "onednn":
-        y = fused_onednn(x, weight, bias, stride, padding, groups, *epilogue)
-        return y.contiguous(memory_format=memory_format(x))
+        return fused_onednn(x, conv).contiguous(memory_format=memory_format(x))
     kernel = (x.device.type == "cuda" or forced == "cuda") and x.dtype in _NATIVE_DTYPES
-    y = _convolved(x, weight, None if kernel else bias, stride, padding, groups, (p, q))
+    y = _convolved(x, conv._replace(bias=None) if kernel else conv, size)
     y = y.contiguous(memory_format=memory_format(x))
     if kernel:
-        _core.bias_act_in_place(y, bias, *epilogue, forced)
+        _core.bias_act_in_place(y, conv.bias, conv.activation, conv.residual, conv.add_first, forced)
         return y
-    return _finish_(y, *epilogue)
+    return _finish_(y, conv)
 
 
-def run_winograd(
-    x: Tensor,
-    weight: Tensor,
-    packed: Tensor | None,
-    last: bool,
-    bias: Tensor | None,
-    padding: Sequence[int],
-    activation: str,
-    residual: Tensor | None,
-    add_first: bool,
-) -> Tensor:
+def run_winograd(x: Tensor, conv: Convolution, packed: Tensor | None, last: bool) -> Tensor:
     """The convolution by fewer products, channels_last where ``last``; ``packed``: the weight transformed for that."""
 
     def dense(a: Tensor | None) -> Tensor | None:
@@ -208,47 +166,31 @@ def run_winograd(
             return a
         return a.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
-    attributes = (bias, list(padding), activation, dense(residual), add_first, last)
-    y: Tensor = _core.rep_conv2d_winograd(dense(x), weight, packed, *attributes)
+    attributes = (conv.bias, conv.padding, conv.activation, dense(conv.residual), conv.add_first, last)
+    y: Tensor = _core.rep_conv2d_winograd(dense(x), conv.weight, packed, *attributes)
     return y.permute(0, 3, 1, 2) if last else y
 
 
-def fused_onednn(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    groups: int,
-    activation: str,
-    residual: Tensor | None,
-    add_first: bool,
-) -> Tensor:
-    """oneDNN's convolution with what it can take along; ``weight`` plain or packed; the result is channels_last."""
-    layout = (list(padding), list(stride), [1, 1], groups)
+def fused_onednn(x: Tensor, conv: Convolution) -> Tensor:
+    """oneDNN's convolution with what it can take along; its weight plain or packed; the result is channels_last."""
+    _, bias, stride, padding, groups, activation, residual, add_first = conv
+    layout = (bias, list(padding), list(stride), [1, 1], groups)
     operators = torch.ops.mkldnn
     before = residual is not None and (add_first or activation == "none")
     if before and activation in ("none", "relu"):
         unary = "relu" if activation == "relu" else None
         binary = operators._convolution_pointwise.binary
-        return binary(x, residual, weight, bias, *layout, "add", 1.0, unary, [], "")
+        return binary(x, residual, conv.weight, *layout, "add", 1.0, unary, [], "")
     name = "none" if before else _ONEDNN_NAMES[activation]
-    y = operators._convolution_pointwise(x, weight, bias, *layout, name, _ONEDNN_SCALARS.get(name, []), "")
+    y = operators._convolution_pointwise(x, conv.weight, *layout, name, _ONEDNN_SCALARS.get(name, []), "")
     if residual is not None:
         y = y.add_(residual)
     return _activate_(y, activation) if before else y
 
 
-def _convolved(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    groups: int,
-    size: tuple[int, int],
-) -> Tensor:
+def _convolved(x: Tensor, conv: Convolution, size: Sequence[int]) -> Tensor:
     """torch's convolution in the dtype of ``x``, whatever autocast says."""
+    weight, bias, stride, padding, groups = conv[:5]
     if x.numel() == 0 or weight.numel() == 0:
         y = empty(x, (x.shape[0], weight.shape[0], *size)).zero_()
         return y if bias is None else y.add_(bias.view(-1, 1, 1))
@@ -261,8 +203,9 @@ def _without_autocast(x: Tensor) -> contextlib.AbstractContextManager[Any]:
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else contextlib.nullcontext()
 
 
-def _finish_(y: Tensor, activation: str, residual: Tensor | None, add_first: bool) -> Tensor:
+def _finish_(y: Tensor, conv: Convolution) -> Tensor:
     """Activation and residual in place."""
+    activation, residual, add_first = conv[5:]
     if residual is not None and add_first:
         y = y.add_(residual)
     y = _activate_(y, activation)
@@ -286,28 +229,18 @@ def run_bias_act(
     return y.permute(0, 3, 1, 2) if last else y
 
 
-def run_backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    groups: int,
-    activation: str,
-    residual: Tensor | None,
-    add_first: bool,
-    wanted: Sequence[bool],
-) -> tuple[Tensor, ...]:
+def run_backward(grad: Tensor, x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     """``rep_conv2d_backward`` now, on real tensors: the activation's input again, its slope, convolution_backward."""
-    size = rep_conv.check_shapes(x, weight, bias, stride, padding, groups, residual)
-    dtype = x.dtype
+    *described, wanted = arguments
+    conv = Convolution(*described)
+    size, dtype = conv.size(x), x.dtype
     if x.device.type == "cpu" and dtype in (torch.float16, torch.bfloat16):  # torch lacks some of these on the CPU
-        grad, x, weight = grad.float(), x.float(), weight.float()
-        bias, residual = (None if a is None else a.float() for a in (bias, residual))
+        grad, x = grad.float(), x.float()
+        conv = Convolution._make(a.float() if isinstance(a, Tensor) else a for a in conv)
+    weight, _, stride, padding, groups, activation, residual, add_first = conv
     g = grad.contiguous(memory_format=memory_format(x))
     if activation != "none":
-        pre = _convolved(x, weight, bias, stride, padding, groups, size)
+        pre = _convolved(x, conv, size)
         g = _through_activation(g, pre.add_(residual) if residual is not None and add_first else pre, activation)
     if x.numel() == 0 or weight.numel() == 0 or g.numel() == 0:
         grads: Sequence[Tensor | None] = (torch.zeros_like(x), torch.zeros_like(weight), g.sum((0, 2, 3)))
@@ -370,15 +303,16 @@ class PackedRepConv:
         add_first: bool,
         input_shape: Sequence[int] | None,
     ):
-        self._bias = None if bias is None else bias.detach()
-        self._attributes = (list(stride), list(padding), groups, activation)
-        self._add_first = add_first
-        self._plain = self._packed = weight.detach()
+        self._conv = Convolution(
+            weight.detach(), None if bias is None else bias.detach(), list(stride), list(padding), groups, activation,
+            None, add_first,
+        )  # fmt: skip
+        self._packed = self._conv.weight
         self.why_not = ""
         wide = min(weight.shape[:2]) >= rep_conv.WINOGRAD_CHANNELS and weight.device.type == "cpu"
         if wide and not rep_conv.winograd_obstacle(weight, weight, stride, groups):
             self.backend = "winograd"
-            self._packed = _core.rep_conv2d_winograd_pack(self._plain, True)
+            self._packed = _core.rep_conv2d_winograd_pack(self._packed, True)
             return
         self.why_not = "it runs on the CPU only" if weight.device.type != "cpu" else onednn_obstacle(weight.dtype)
         if not self.why_not and weight.numel() == 0:
@@ -387,14 +321,13 @@ class PackedRepConv:
         if not self.why_not:
             given = None if input_shape is None else list(input_shape)
             self._packed = torch.ops.mkldnn._reorder_convolution_weight(
-                self._plain, list(padding), list(stride), [1, 1], groups, given
+                self._packed, list(padding), list(stride), [1, 1], groups, given
             )
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        conv = self._conv._replace(residual=residual)
         if self.why_not or x.numel() == 0:
-            return rep_conv.REP_CONV2D(x, self._plain, self._bias, *self._attributes, residual, self._add_first, "auto")
-        _, padding, _, activation = self._attributes
+            return rep_conv.REP_CONV2D(x, *conv, "auto")
         if self.backend == "winograd":
-            epilogue = (activation, residual, self._add_first)
-            return run_winograd(x, self._plain, self._packed, True, self._bias, padding, *epilogue)
-        return fused_onednn(x, self._packed, self._bias, *self._attributes, residual, self._add_first)
+            return run_winograd(x, conv, self._packed, True)
+        return fused_onednn(x, conv._replace(weight=self._packed))

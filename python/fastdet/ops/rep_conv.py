@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -108,7 +108,7 @@ def rep_conv2d_backend(
         return "reference"
     if half is None:
         return _choose_for_arrays(x, weight, attributes[0], groups, backend)
-    return half.choose(x, weight, bias, *attributes, residual, bool(add_first), backend, forced)
+    return half.choose(x, Convolution(weight, bias, *attributes, residual, bool(add_first)), backend, forced)
 
 
 def pack_rep_conv(
@@ -378,6 +378,23 @@ def _torch_half(x: Any) -> Any:
     return _torch_rep_conv
 
 
+class Convolution(NamedTuple):
+    """What ``rep_conv2d`` is told beside ``x``, in the order of its operator's arguments."""
+
+    weight: Any
+    bias: Any
+    stride: Sequence[int]
+    padding: Sequence[int]
+    groups: int
+    activation: str
+    residual: Any
+    add_first: bool
+
+    def size(self, x: Any) -> tuple[int, int]:
+        """(P, Q) of the result; ValueError where shapes do not agree."""
+        return check_shapes(x, *self[:5], self.residual)
+
+
 def winograd_obstacle(x: Any, weight: Any, stride: Sequence[int], groups: int) -> str:
     """Why ``"winograd"`` cannot run on these arrays, which lie on the CPU; empty if it can."""
     dtype = str(x.dtype).removeprefix("torch.")
@@ -422,14 +439,16 @@ def _run_rep_conv2d(x: Any, *arguments: Any) -> Any:
     half = _torch_half(x)
     if half is not None:
         return half.run(x, *arguments)
-    weight, bias, stride, padding, groups, activation, residual, add_first, method, _ = arguments
-    check_shapes(x, weight, bias, stride, padding, groups, residual)
-    name = _choose_for_arrays(x, weight, stride, groups, method)
+    *described, method, _ = arguments
+    conv = Convolution(*described)
+    conv.size(x)
+    name = _choose_for_arrays(x, conv.weight, conv.stride, conv.groups, method)
     log_choice(name)
     if name == "native":
-        return _core.rep_conv2d(x, *arguments[:-2], False)
-    dense = [None if a is None else np.ascontiguousarray(a) for a in (x, residual)]
-    return _core.rep_conv2d_winograd(dense[0], weight, None, bias, padding, activation, dense[1], add_first, False)
+        return _core.rep_conv2d(x, *conv, False)
+    dense = [None if a is None else np.ascontiguousarray(a) for a in (x, conv.residual)]
+    attributes = (conv.bias, conv.padding, conv.activation, dense[1], conv.add_first, False)
+    return _core.rep_conv2d_winograd(dense[0], conv.weight, None, *attributes)
 
 
 def _run_bias_act(x: Any, *arguments: Any) -> Any:

@@ -40,7 +40,7 @@ def close(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", SHAPES)
 def bench_rep_conv2d(benchmark, name, layout, dtype):
-    """Batch 1, SiLU. `packed` is what a deployed RepConv2d runs: the weight converted to oneDNN's layout once."""
+    """Batch 1, SiLU. `packed` is what a deployed RepConv2d runs: the weight converted once, results channels_last."""
     x, weight, bias = layer(SHAPES[name], layout, dtype)
     *_, kernel, _, stride, groups = SHAPES[name]
     options = {"stride": stride, "padding": kernel // 2, "groups": groups}
@@ -56,7 +56,7 @@ def bench_rep_conv2d(benchmark, name, layout, dtype):
                 "torch eager": lambda: F.silu(F.conv2d(x, weight, bias, stride, kernel // 2, 1, groups)),
             },
             same=close,
-            extra={"backend": ops.rep_conv2d_backend(x, weight, groups=groups)},
+            extra={"backend": ops.rep_conv2d_backend(x, weight, **options)},
         )
 
 

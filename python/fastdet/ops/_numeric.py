@@ -60,10 +60,16 @@ def sigmoid_exact(x: np.ndarray) -> np.ndarray:
         return one / (one + exp_exact(-x))
 
 
-# log(1 + f) = f - f^2 / 2 + f^3 P(f) for 1 + f in [sqrt(1/2), sqrt(2)); own minimax fit, lowest degree first.
-_LOG = np.array(
-    [0.333333313, -0.250008196, 0.200012267, -0.166233599, 0.142017722, -0.131601736, 0.127614811, -0.0763440207],
-    np.float32,
+# log(1 + f) = f - f^2 / 2 + f^3 P(f) for 1 + f in [sqrt(1/2), sqrt(2)); own minimax fit, highest degree first.
+_LOG = (
+    -0.0763440207,
+    0.127614811,
+    -0.131601736,
+    0.142017722,
+    -0.166233599,
+    0.200012267,
+    -0.250008196,
+    0.333333313,
 )
 
 
@@ -77,9 +83,58 @@ def log_exact(x: np.ndarray, shift: int = 0) -> np.ndarray:
         exponent = (bits - np.int32(0x3F3504F3)) >> np.int32(23)
         f = (bits - (exponent << np.int32(23))).view(np.float32) - np.float32(1)
         e = (exponent - np.int32(shift)).astype(np.float32)
-        p = np.full_like(f, _LOG[-1])
-        for c in _LOG[-2::-1]:
-            p = p * f + c
+        p = _polynomial(_LOG, f)
         f2 = f * f
         tail = (f * f2) * p + e * np.float32(-2.12194440e-4)
         return (f + (tail - np.float32(0.5) * f2)) + e * np.float32(0.693359375)
+
+
+# atan(t) = t + t^3 P(t^2) on [0, 1]; own minimax fit, highest degree first.
+_ATAN = (
+    -0.00179122353,
+    0.0109034106,
+    -0.0311559234,
+    0.057934247,
+    -0.0840198547,
+    0.109516382,
+    -0.142641246,
+    0.199985355,
+    -0.333332986,
+)
+
+
+def atan_of_ratio(y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """The angle whose tangent is y / x for float32 y, x >= 0, as ``atan_of_ratio`` of csrc/core/numeric.h."""
+    low, high = np.where(y < x, y, x), np.where(y < x, x, y)
+    t = np.where(high > 0, low / high, np.float32(0))
+    z = t * t
+    angle = t + (t * z) * _polynomial(_ATAN, z)
+    return np.where(y > x, np.float32(1.57079637) + (np.float32(-4.37113883e-8) - angle), angle)
+
+
+def sin_cos_exact(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sine and cosine of float32 |x| <= 1e6, as ``sin_cos_exact`` of csrc/core/numeric.h."""
+    x = x.astype(np.float64)
+    t = x * 0.63661977236758134 + 6755399441055744.0
+    quarter = np.ascontiguousarray(t).view(np.uint64).reshape(t.shape)
+    k = t - 6755399441055744.0
+    r = (x - k * 1.57079632673412561417e00) - k * 6.07710050650619224932e-11
+    z = r * r
+    sine = (1 / 355687428096000.0, -1 / 1307674368000.0, 1 / 6227020800.0, -1 / 39916800.0, 1 / 362880.0, -1 / 5040.0)
+    s = _polynomial((*sine, 1 / 120.0, -1 / 6.0), z)
+    cosine = (1 / 20922789888000.0, -1 / 87178291200.0, 1 / 479001600.0, -1 / 3628800.0, 1 / 40320.0, -1 / 720.0)
+    c = _polynomial((*cosine, 1 / 24.0, -0.5), z)
+    sin_r, cos_r = r + (r * z) * s, 1.0 + z * c
+    swapped = (quarter & np.uint64(1)) != 0
+    at_sine, at_cosine = np.where(swapped, cos_r, sin_r), np.where(swapped, sin_r, cos_r)
+    at_sine = np.where((quarter & np.uint64(2)) != 0, -at_sine, at_sine)
+    at_cosine = np.where(((quarter + np.uint64(1)) & np.uint64(2)) != 0, -at_cosine, at_cosine)
+    return at_sine.astype(np.float32), at_cosine.astype(np.float32)
+
+
+def _polynomial(coefficients: tuple[float, ...], x: np.ndarray) -> np.ndarray:
+    """Horner's scheme in the dtype of x, highest degree first."""
+    p = np.full_like(x, coefficients[0])
+    for c in coefficients[1:]:
+        p = p * x + x.dtype.type(c)
+    return p

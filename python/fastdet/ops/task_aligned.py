@@ -9,8 +9,8 @@ import numpy as np
 
 from fastdet import _core
 from fastdet.ops._backend import Op
-from fastdet.ops._numeric import exp_exact
-from fastdet.ops._overlap import log_exact, overlap_exact, sin_cos_exact
+from fastdet.ops._numeric import exp_exact, log_exact, sin_cos_exact
+from fastdet.ops._overlap import overlap_exact
 from fastdet.ops.aligned_ota import Assignment
 
 _INSIDE_MARGIN = np.float32(1e-9)  # a point is inside an edge that it is farther from than this

@@ -19,6 +19,7 @@
 #include "ops/rep_conv/rep_conv.h"
 #include "ops/sim_ota/sim_ota.h"
 #include "ops/task_aligned/task_aligned.h"
+#include "ops/rotated_nms/rotated_nms.h"
 #include "ops/topk_detections/topk_detections.h"
 
 namespace fastdet {
@@ -116,6 +117,7 @@ const CudaTable table = {
     launcher<TaskAlignedParams, task_aligned_cuda>,
     launcher<HungarianAssignParams, hungarian_assign_cuda>,
     launcher<SimOtaParams, sim_ota_cuda>,
+    launcher<RotatedNmsParams, rotated_nms_cuda>,
 };
 
 }  // namespace

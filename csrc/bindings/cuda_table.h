@@ -23,6 +23,7 @@ struct BoxIouLossBackwardParams;
 struct TaskAlignedParams;
 struct HungarianAssignParams;
 struct SimOtaParams;
+struct RotatedNmsParams;
 
 struct CudaTable {
   static constexpr std::uint32_t kAbi = 1;
@@ -64,6 +65,7 @@ struct CudaTable {
   Launcher<TaskAlignedParams> task_aligned;
   Launcher<HungarianAssignParams> hungarian_assign;
   Launcher<SimOtaParams> sim_ota;
+  Launcher<RotatedNmsParams> rotated_nms;
 };
 
 }  // namespace fastdet

@@ -40,6 +40,7 @@ struct CandidateRule {
   std::int64_t max_det = 0;         // D, rows of the result
   double iou_threshold = 1.0;       // of suppression
   bool by_label = false;            // only boxes of one column compete
+  bool by_distance = false;         // DIoU instead of IoU: the distance between centres counts too
 
   FD_HD std::int64_t candidates() const { return multi_label ? anchors * columns : anchors; }
   FD_HD std::int64_t selected() const { return candidates() < max_candidates ? candidates() : max_candidates; }
@@ -76,9 +77,5 @@ struct CandidateRows {
   }
   FD_HD void clear(std::int64_t at) const { write(at, {0.0f, 0.0f, 0.0f, 0.0f}, 0.0f, -1, -1); }
 };
-
-FD_HD bool suppresses(const Box& kept, float kept_area, const Box& box, float area, float threshold) {
-  return iou_of(box_intersection(kept, box), kept_area, area) > threshold;
-}
 
 }  // namespace fastdet

@@ -32,11 +32,10 @@ FD_HD bool box_finite(const RotatedBoxOf<T>& box) {
   return is_finite(box.x) & is_finite(box.y) & is_finite(box.w) & is_finite(box.h) & turned;
 }
 
+// With the sine and cosine of the angle instead of the angle.
 template <typename T>
-FD_HD GaussianBox<T> gaussian_box(const RotatedBoxOf<T>& box, const IouForm<T>& form) {
+FD_HD GaussianBox<T> gaussian_box_turned(const RotatedBoxOf<T>& box, T sine, T cosine, const IouForm<T>& form) {
   const bool finite = box_finite(box);
-  T sine, cosine;
-  sin_cos_exact(finite ? box.angle : T{0}, &sine, &cosine);
   const T w = positive(box.w), h = positive(box.h), twelfth = T{1} / T{12};
   const T along = w * w * twelfth + form.variance_add, across = h * h * twelfth + form.variance_add;
   const T none = not_a_number<T>();
@@ -52,6 +51,13 @@ FD_HD GaussianBox<T> gaussian_box(const RotatedBoxOf<T>& box, const IouForm<T>& 
           (along - across) * (cosine * sine),
           w,
           h};
+}
+
+template <typename T>
+FD_HD GaussianBox<T> gaussian_box(const RotatedBoxOf<T>& box, const IouForm<T>& form) {
+  T sine, cosine;
+  sin_cos_exact(box_finite(box) ? box.angle : T{0}, &sine, &cosine);
+  return gaussian_box_turned(box, sine, cosine, form);
 }
 
 template <typename T>

@@ -23,6 +23,7 @@ struct SelectionLayout {
   std::int64_t anchors;  // one key and label each, where wanted
   std::int64_t kept;     // rows of the kept list; 0 without suppression
   std::int64_t extra;    // bytes for the operator itself, a multiple of 16
+  std::int64_t item;     // bytes of a row of the kept list
 
   // Offsets in bytes of one image's slice; every part is a multiple of 16.
   FD_HD static std::int64_t padded(std::int64_t bytes) { return (bytes + 15) / 16 * 16; }
@@ -35,16 +36,21 @@ struct SelectionLayout {
   FD_HD std::int64_t above_at() const { return histogram_at() + padded(4 * kSelectionBins * kSelectionHistograms); }
   FD_HD std::int64_t equal_at() const { return above_at() + padded(4 * tiles); }
   FD_HD std::int64_t kept_box_at() const { return equal_at() + padded(4 * tiles); }
-  FD_HD std::int64_t kept_label_at() const { return kept_box_at() + padded(16 * kept); }
+  FD_HD std::int64_t kept_label_at() const { return kept_box_at() + padded(item * kept); }
   FD_HD std::int64_t extra_at() const { return kept_label_at() + padded(8 * kept); }
   FD_HD std::int64_t bytes() const { return extra_at() + extra; }
 };
 
 // `anchors`: whether each anchor has a best key and label; `kept`: whether the selected are suppressed.
-inline SelectionLayout selection_layout(const CandidateRule& rule, bool anchors, bool kept, std::int64_t extra = 0) {
+inline SelectionLayout selection_layout(const CandidateRule& rule, bool anchors, bool kept, std::int64_t extra = 0,
+                                        std::int64_t item = sizeof(Box)) {
   const std::int64_t selected = rule.selected();
-  return {ceil_div(selected, std::int64_t{kSelectionRun}), ceil_div(rule.candidates(), std::int64_t{kSelectionTile}),
-          anchors ? rule.anchors : 0, kept ? (rule.max_det < selected ? rule.max_det : selected) : 0, extra};
+  return {ceil_div(selected, std::int64_t{kSelectionRun}),
+          ceil_div(rule.candidates(), std::int64_t{kSelectionTile}),
+          anchors ? rule.anchors : 0,
+          kept ? (rule.max_det < selected ? rule.max_det : selected) : 0,
+          extra,
+          item};
 }
 
 // Images [first, first + count) of a batch.

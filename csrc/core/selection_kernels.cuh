@@ -38,7 +38,10 @@ struct SelectionTask {
   }
   FD_D std::uint32_t* above(std::int64_t image) const { return part<std::uint32_t>(image, layout.above_at()); }
   FD_D std::uint32_t* equal(std::int64_t image) const { return part<std::uint32_t>(image, layout.equal_at()); }
-  FD_D Box* kept_box(std::int64_t image) const { return part<Box>(image, layout.kept_box_at()); }
+  template <typename Kept>
+  FD_D Kept* kept_box(std::int64_t image) const {
+    return part<Kept>(image, layout.kept_box_at());
+  }
   FD_D std::int64_t* kept_label(std::int64_t image) const { return part<std::int64_t>(image, layout.kept_label_at()); }
   FD_D std::int32_t label(std::int64_t image, std::int64_t number) const { return rule.label_of(number, best_label(image)); }
 };

@@ -6,12 +6,13 @@
 
 #include "core/dispatch.h"
 #include "core/parallel.h"
+#include "core/walk_measure.h"
 
 namespace fastdet {
 namespace {
 
 // Whether a kept box in [begin, end) suppresses the candidate. Blocks end early, their inside is branch-free.
-template <bool kCompareLabels>
+template <bool kCompareLabels, bool kByDistance>
 FD_HD bool suppressed_by(const KeptList& kept, std::int64_t begin, std::int64_t end, const WalkCandidate& c, float threshold) {
   constexpr std::int64_t kBlock = 128;
   const Box box = c.box;
@@ -22,7 +23,7 @@ FD_HD bool suppressed_by(const KeptList& kept, std::int64_t begin, std::int64_t 
     std::int32_t hits = 0;
     for (std::int64_t i = start; i < stop; ++i) {
       const Box other{kept.x1[i], kept.y1[i], kept.x2[i], kept.y2[i]};
-      const std::int32_t hit = suppresses(other, kept.area[i], box, area, threshold) ? 1 : 0;
+      const std::int32_t hit = suppresses<kByDistance>(other, kept.area[i], box, area, threshold) ? 1 : 0;
       hits |= kCompareLabels ? hit & (kept.label[i] == label ? 1 : 0) : hit;
     }
     if (hits != 0) return true;
@@ -30,14 +31,23 @@ FD_HD bool suppressed_by(const KeptList& kept, std::int64_t begin, std::int64_t 
   return false;
 }
 
-FD_TARGET_CLONES bool suppressed_any(const KeptList& kept, std::int64_t begin, std::int64_t end, const WalkCandidate& c,
-                                     float threshold) {
-  return suppressed_by<false>(kept, begin, end, c, threshold);
-}
+using SuppressedBy = bool (*)(const KeptList&, std::int64_t, std::int64_t, const WalkCandidate&, float);
 
-FD_TARGET_CLONES bool suppressed_same_label(const KeptList& kept, std::int64_t begin, std::int64_t end, const WalkCandidate& c,
-                                            float threshold) {
-  return suppressed_by<true>(kept, begin, end, c, threshold);
+FD_TARGET_CLONES bool by_iou(const KeptList& kept, std::int64_t begin, std::int64_t end, const WalkCandidate& c,
+                             float threshold) {
+  return suppressed_by<false, false>(kept, begin, end, c, threshold);
+}
+FD_TARGET_CLONES bool by_iou_of_label(const KeptList& kept, std::int64_t begin, std::int64_t end, const WalkCandidate& c,
+                                      float threshold) {
+  return suppressed_by<true, false>(kept, begin, end, c, threshold);
+}
+FD_TARGET_CLONES bool by_diou(const KeptList& kept, std::int64_t begin, std::int64_t end, const WalkCandidate& c,
+                              float threshold) {
+  return suppressed_by<false, true>(kept, begin, end, c, threshold);
+}
+FD_TARGET_CLONES bool by_diou_of_label(const KeptList& kept, std::int64_t begin, std::int64_t end, const WalkCandidate& c,
+                                       float threshold) {
+  return suppressed_by<true, true>(kept, begin, end, c, threshold);
 }
 
 }  // namespace
@@ -53,8 +63,8 @@ Walk::Walk(const CandidateRule& rule, const TensorView& boxes, std::int64_t imag
       kept_keys_(kept_keys) {}
 
 bool Walk::suppressed(std::int64_t begin, std::int64_t end, const WalkCandidate& candidate) const {
-  return rule_.by_label ? suppressed_same_label(kept_, begin, end, candidate, threshold_)
-                        : suppressed_any(kept_, begin, end, candidate, threshold_);
+  constexpr SuppressedBy loops[2][2] = {{by_iou, by_iou_of_label}, {by_diou, by_diou_of_label}};
+  return loops[rule_.by_distance ? 1 : 0][rule_.by_label ? 1 : 0](kept_, begin, end, candidate, threshold_);
 }
 
 WalkCandidate Walk::load(std::uint64_t key) const {

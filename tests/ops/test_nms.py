@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fastdet import ops
@@ -56,6 +56,10 @@ def grouped(n, classes, seed=0, threshold=0.5, dtype=np.int64):
     return boxes, scores, (np.random.default_rng(seed).integers(0, classes, n) - 1).astype(dtype) * 10**6, threshold
 
 
+def by_diou(make, *args, **kw):
+    return *make(*args, **kw), "diou"
+
+
 def case(name, op, make, *args, **kw):
     return Case(name, op, lambda: make(*args, **kw), floats=(0, 1))
 
@@ -94,6 +98,16 @@ CASES = [
     case("negative-threshold", ops.MULTICLASS_NMS, multi, 1, 100, 3, 1, -1.0),
     case("no-rows", ops.MULTICLASS_NMS, multi, 1, 50, 3, 1, 0.1, 0.5, 0),
     case("no-candidates", ops.MULTICLASS_NMS, multi, 1, 50, 3, 1, 0.1, 0.5, 10, 0),
+    case("diou", ops.NMS, by_diou, single, 300, 1, 0.3),
+    case("diou-0", ops.NMS, by_diou, single, 127, 2, 0.0),
+    case("diou-ties", ops.NMS, by_diou, single, 200, 2, 0.5, 4),
+    case("diou-degenerate", ops.NMS, by_diou, single, 150, 6, 0.2, degenerate=True),
+    case("diou-same", ops.NMS, by_diou, single, 100, 2, 0.99, 1, same=True),
+    case("diou-non-finite", ops.NMS, by_diou, single, 150, 5, 0.4, bad=6),
+    case("diou-groups", ops.BATCHED_NMS, by_diou, grouped, 400, 5, 1, 0.3),
+    case("diou-best-class", ops.MULTICLASS_NMS, by_diou, multi, 3, 231, 7),
+    case("diou-multi-label", ops.MULTICLASS_NMS, by_diou, multi, 2, 211, 6, 1, 0.05, multi_label=True),
+    case("diou-agnostic", ops.MULTICLASS_NMS, by_diou, multi, 2, 200, 4, 1, 0.1, agnostic=True),
     case("several-runs", ops.MULTICLASS_NMS, multi, 2, 2500, 3, 1, 0.01, 0.7, 300, 5000, multi_label=True),
 ]
 
@@ -104,7 +118,9 @@ def test_case(case, variant):
     check(case, variant)
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.name in ("prime", "groups", "best-class", "no-boxes")], ids=str)
+@pytest.mark.parametrize(
+    "case", [c for c in CASES if c.name in ("prime", "groups", "best-class", "no-boxes", "diou-groups")], ids=str
+)
 def test_torch_library(case):
     check_torch(case)
 
@@ -231,6 +247,20 @@ def test_far_apart_classes_and_coordinates():
     )
 
 
+@settings(max_examples=60)
+@given(n=st.integers(1, 60), seed=st.integers(0, 2**32 - 1), threshold=st.floats(0, 0.9))
+def test_diou_is_that_of_distance_box_iou(n, seed, threshold):
+    boxes, scores = boxes_and_scores(n, seed)
+    boxes, scores = boxes[np.argsort(-scores)], np.sort(scores)[::-1]
+    pairs = ops.distance_box_iou(boxes, boxes)
+    assume(np.abs(pairs - threshold).min() > 1e-5)  # distance_box_iou adds eps where torchvision does
+    kept = []
+    for i in range(n):
+        if not any(pairs[k, i] > threshold for k in kept):
+            kept.append(i)
+    assert ops.nms(boxes, scores.copy(), threshold, measure="diou").tolist() == kept
+
+
 BOXES, SCORES = boxes_and_scores(6)
 BATCH = np.stack([BOXES] * 2)
 TABLE = np.random.default_rng(0).random((2, 6, 3)).astype(np.float32)
@@ -273,6 +303,7 @@ WRONG_OPTIONS = [
     ({"max_det": -1}, "max_det must be at least 0, got -1"),
     ({"max_candidates": -5}, "max_candidates must be at least 0, got -5"),
     ({"score_threshold": float("nan")}, "score_threshold must be a number, got nan"),
+    ({"measure": "giou"}, "measure must be one of iou, diou, got giou"),
     ({"iou_threshold": 2}, r"iou_threshold must lie in \[0, 1\], got 2"),
 ]
 

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string_view>
 
 #include "core/candidate.h"
 #include "core/launch.h"
@@ -25,6 +26,7 @@ struct NmsParams {
   std::int64_t max_det = 0;
   bool class_agnostic = false;
   bool multi_label = false;
+  bool by_distance = false;  // DIoU instead of IoU
 
   CandidateRows out;  // only index and count where the caller wants no more
   void* workspace = nullptr;
@@ -36,10 +38,13 @@ struct NmsParams {
   std::int64_t selected() const { return rule().selected(); }
   CandidateRule rule() const {
     const bool by_label = !class_agnostic && groups.data == nullptr && columns() > 1;
-    return {anchors(), columns(), multi_label, max_candidates, max_det, iou_threshold, by_label};
+    return {anchors(), columns(), multi_label, max_candidates, max_det, iou_threshold, by_label, by_distance};
   }
   SelectionLayout layout() const { return selection_layout(rule(), !multi_label, true); }  // of the CUDA path's workspace
 };
+
+// From the word that Python gives; throws on any other.
+bool nms_by_distance(const char* op, std::string_view measure);
 
 void nms_check(const char* op, const NmsParams& params);
 

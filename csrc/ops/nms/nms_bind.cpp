@@ -39,7 +39,7 @@ char* run_nms(Call& call, NmsParams& params, std::size_t extra = 0) {
 // nms and batched_nms. On the host: the int64 indices kept. On a device, where their number is not known here: all N indices,
 // kept ones first, and the number.
 py::object nms(const char* op, py::handle boxes, py::handle scores, py::handle idxs, double iou_threshold,
-               const std::string& backend) {
+               const std::string& measure, const std::string& backend) {
   Call call(op, backend);
   NmsParams params;
   params.boxes = with_batch(call.input("boxes", boxes, kFloats, 2));
@@ -52,6 +52,7 @@ py::object nms(const char* op, py::handle boxes, py::handle scores, py::handle i
   params.score_threshold = -std::numeric_limits<double>::infinity();
   params.max_candidates = params.max_det = params.anchors();
   params.class_agnostic = true;
+  params.by_distance = nms_by_distance(op, measure);
   nms_check(op, params);
   if (params.boxes.device == Device::kCuda) {
     py::object index, count;
@@ -71,7 +72,8 @@ py::object nms(const char* op, py::handle boxes, py::handle scores, py::handle i
 }
 
 py::tuple multiclass_nms(py::handle boxes, py::handle scores, double score_threshold, double iou_threshold, std::int64_t max_det,
-                         std::int64_t max_candidates, bool class_agnostic, bool multi_label, const std::string& backend) {
+                         std::int64_t max_candidates, bool class_agnostic, bool multi_label, const std::string& measure,
+                         const std::string& backend) {
   Call call("multiclass_nms", backend);
   NmsParams params;
   params.boxes = call.input("boxes", boxes, kFloats, 3);
@@ -82,6 +84,7 @@ py::tuple multiclass_nms(py::handle boxes, py::handle scores, double score_thres
   params.max_candidates = max_candidates;
   params.class_agnostic = class_agnostic;
   params.multi_label = multi_label;
+  params.by_distance = nms_by_distance("multiclass_nms", measure);
   params.out.boxes.data = &params;  // any address: tells the check that this is the batched form
   nms_check("multiclass_nms", params);
   const std::int64_t images = params.images();
@@ -98,13 +101,12 @@ py::tuple multiclass_nms(py::handle boxes, py::handle scores, double score_thres
 }  // namespace
 
 void bind_nms(py::module_& module) {
-  module.def("nms", [](py::handle boxes, py::handle scores, double iou_threshold, const std::string& backend) {
-    return nms("nms", boxes, scores, py::none(), iou_threshold, backend);
-  });
+  module.def("nms",
+             [](py::handle boxes, py::handle scores, double iou_threshold, const std::string& measure,
+                const std::string& backend) { return nms("nms", boxes, scores, py::none(), iou_threshold, measure, backend); });
   module.def("batched_nms",
-             [](py::handle boxes, py::handle scores, py::handle idxs, double iou_threshold, const std::string& backend) {
-               return nms("batched_nms", boxes, scores, idxs, iou_threshold, backend);
-             });
+             [](py::handle boxes, py::handle scores, py::handle idxs, double iou_threshold, const std::string& measure,
+                const std::string& backend) { return nms("batched_nms", boxes, scores, idxs, iou_threshold, measure, backend); });
   module.def("multiclass_nms", &multiclass_nms);
 }
 

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cmath>
+#include <utility>
 
 #include "core/check.h"
+#include "core/iou_rules.h"
 #include "core/selection.h"
 #include "ops/nms/nms.h"
 
@@ -13,6 +15,11 @@ void check_unit(const char* op, const char* name, double value) {
 }
 
 }  // namespace
+
+bool nms_by_distance(const char* op, std::string_view measure) {
+  constexpr std::pair<const char*, bool> known[] = {{"iou", false}, {"diou", true}};
+  return value_of_word(op, "measure", measure, known);
+}
 
 void nms_check(const char* op, const NmsParams& p) {
   // A single image is passed as a batch of one; messages show what the caller gave.

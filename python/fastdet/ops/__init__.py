@@ -114,6 +114,7 @@ from fastdet.ops.sim_ota import (
     sim_ota_cost,
     sim_ota_cost_reference,
 )
+from fastdet.ops.rotated_nms import ROTATED_NMS, rotated_nms, rotated_nms_reference
 from fastdet.ops.task_aligned import (
     TASK_ALIGNED_ASSIGN,
     TASK_ALIGNED_COST,
@@ -156,6 +157,7 @@ OPS = (
     LINEAR_SUM_ASSIGNMENT,
     SIM_OTA_ASSIGN,
     SIM_OTA_COST,
+    ROTATED_NMS,
 )
 
 __all__ = [
@@ -236,6 +238,8 @@ __all__ = [
     "sim_ota_assign_reference",
     "sim_ota_cost",
     "sim_ota_cost_reference",
+    "rotated_nms",
+    "rotated_nms_reference",
     "task_aligned_assign",
     "task_aligned_assign_reference",
     "task_aligned_cost",

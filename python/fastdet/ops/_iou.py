@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastdet.ops._numeric import exp_exact, log_exact, sin_cos_exact
+
 
 class Rules(NamedTuple):
     """Which similarity, of what boxes, and where eps stands. The words are those of the operators' schemas."""
@@ -33,11 +35,19 @@ def arithmetic(*arrays: np.ndarray) -> list[np.ndarray]:
     return [a.astype(np.float64 if double else np.float32) for a in arrays]
 
 
-def similarity(a: np.ndarray, b: np.ndarray, rules: Rules, *, gradients: bool = True) -> tuple[np.ndarray, ...]:
+def similarity(
+    a: np.ndarray,
+    b: np.ndarray,
+    rules: Rules,
+    *,
+    gradients: bool = True,
+    angles: tuple[np.ndarray, np.ndarray] | None = None,
+) -> tuple[np.ndarray, ...]:
     """Similarity of broadcast pairs and its gradient for the numbers of both.
 
     Args:
         a, b: [..., 4] (5: rotated) of one dtype, float32 or float64, that broadcast against each other.
+        angles: for rotated boxes, in float64, where the angles are not those of the boxes.
 
     Returns:
         [...] and, with ``gradients``, twice [..., 4 | 5].
@@ -45,7 +55,7 @@ def similarity(a: np.ndarray, b: np.ndarray, rules: Rules, *, gradients: bool = 
     with np.errstate(all="ignore"):
         a, b = np.broadcast_arrays(a, b)
         if rules.kind == "probiou":
-            return _gaussian(a, b, rules, gradients)
+            return _gaussian(a, b, rules, gradients, angles or (a[..., 4], b[..., 4]))
         return _overlap(a, b, rules, gradients)
 
 
@@ -170,23 +180,25 @@ def _kept(grads: list[np.ndarray], sound: np.ndarray, one: type) -> list[np.ndar
     return [np.where(sound[..., None], g, 0).astype(one) for g in grads]
 
 
-def _gaussian(p: np.ndarray, q: np.ndarray, rules: Rules, gradients: bool) -> tuple[np.ndarray, ...]:
+def _gaussian(
+    p: np.ndarray, q: np.ndarray, rules: Rules, gradients: bool, angles: tuple[np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, ...]:
     one = p.dtype.type
     eps = one(rules.eps)
-    g, k = _Gaussian(p, rules), _Gaussian(q, rules)
+    g, k = _Gaussian(p, angles[0], rules), _Gaussian(q, angles[1], rules)
     dx, dy = g.x - k.x, g.y - k.y
     a, b, c = g.a + k.a, g.b + k.b, g.c + k.c
     cosine, sine = g.cos * k.cos + g.sin * k.sin, g.sin * k.cos - g.cos * k.sin
-    det = g.along * g.across + k.along * k.across + cosine * cosine * (g.along * k.across + k.along * g.across)
-    det = det + sine * sine * (g.along * k.along + g.across * k.across)
+    mixed, equal = g.along * k.across + k.along * g.across, g.along * k.along + g.across * k.across
+    det = (g.along * g.across + k.along * k.across) + (cosine * cosine * mixed + sine * sine * equal)
     form = one(0.25) * (a * (dy * dy) + b * (dx * dx)) - one(0.5) * (c * (dx * dy))
     root = np.sqrt(g.along * g.across * (k.along * k.across))
     normal = 4 * root + eps
     ratio = det / normal
     argument = np.clip(ratio + eps, one(2.0**-126), one(3.0e38))
-    raw = form / (det + eps) + one(0.5) * np.log(argument)
+    raw = form * (1 / (det + eps)) + one(0.5) * log_exact(argument)
     distance = np.clip(raw, eps, one(100))
-    hellinger = np.sqrt((1 - np.exp(-distance.astype(np.float64)).astype(one)) + eps)
+    hellinger = np.sqrt((1 - exp_exact(-distance)) + eps)
     known = np.isfinite(raw) & np.isfinite(hellinger)
     value = np.where(known, 1 - hellinger, 0).astype(one)
     if not gradients:
@@ -217,16 +229,16 @@ def _gaussian(p: np.ndarray, q: np.ndarray, rules: Rules, gradients: bool) -> tu
 class _Gaussian:
     """Centre and covariance [[a, c], [c, b]] of rotated boxes, and the variances along their axes."""
 
-    def __init__(self, numbers: np.ndarray, rules: Rules) -> None:
+    def __init__(self, numbers: np.ndarray, angle: np.ndarray, rules: Rules) -> None:
         one = numbers.dtype.type
         finite = np.isfinite(numbers).all(-1) & (np.abs(numbers[..., 4]) <= 1e6)
-        x, y, w, h, angle = (numbers[..., i] for i in range(5))
+        x, y, w, h = (numbers[..., i] for i in range(4))
         self.x, self.y = (np.where(finite, v, one(np.nan)) for v in (x, y))
         self.w, self.h = _positive(w), _positive(h)
         self.along = self.w * self.w * one(1 / 12) + one(rules.variance_eps)
         self.across = self.h * self.h * one(1 / 12) + one(rules.variance_eps)
-        angle = np.where(finite, angle, 0).astype(np.float64)  # rounded once, after the sine and the cosine
-        self.cos, self.sin = np.cos(angle).astype(one), np.sin(angle).astype(one)
+        sine, cosine = sin_cos_exact(np.where(finite, angle, 0))
+        self.cos, self.sin = cosine.astype(one), sine.astype(one)  # rounded once
         cc, ss = self.cos * self.cos, self.sin * self.sin
         self.a, self.b = self.along * cc + self.across * ss, self.along * ss + self.across * cc
         self.c = (self.along - self.across) * (self.cos * self.sin)

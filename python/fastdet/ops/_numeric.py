@@ -76,8 +76,10 @@ _LOG = (
 def log_exact(x: np.ndarray, shift: int = 0) -> np.ndarray:
     """log(x 2^-shift) of normal positive float32, as ``log_exact`` of csrc/core/numeric.h, bit for bit.
 
-    What is neither normal nor positive gives what its bits give there, too.
+    For float64 NumPy's own. What is neither normal nor positive gives what its bits give there, too.
     """
+    if x.dtype == np.float64:
+        return np.log(x) - shift * np.log(2.0)
     bits = np.ascontiguousarray(x, np.float32).view(np.int32).reshape(x.shape)
     with np.errstate(all="ignore"):
         exponent = (bits - np.int32(0x3F3504F3)) >> np.int32(23)
@@ -113,8 +115,8 @@ def atan_of_ratio(y: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def sin_cos_exact(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sine and cosine of float32 |x| <= 1e6, as ``sin_cos_exact`` of csrc/core/numeric.h."""
-    x = x.astype(np.float64)
+    """Sine and cosine of float32 or float64 |x| <= 1e6, as ``sin_cos_exact`` of csrc/core/numeric.h, bit for bit."""
+    given, x = x.dtype.type, x.astype(np.float64)
     t = x * 0.63661977236758134 + 6755399441055744.0
     quarter = np.ascontiguousarray(t).view(np.uint64).reshape(t.shape)
     k = t - 6755399441055744.0
@@ -129,7 +131,7 @@ def sin_cos_exact(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     at_sine, at_cosine = np.where(swapped, cos_r, sin_r), np.where(swapped, sin_r, cos_r)
     at_sine = np.where((quarter & np.uint64(2)) != 0, -at_sine, at_sine)
     at_cosine = np.where(((quarter + np.uint64(1)) & np.uint64(2)) != 0, -at_cosine, at_cosine)
-    return at_sine.astype(np.float32), at_cosine.astype(np.float32)
+    return at_sine.astype(given), at_cosine.astype(given)
 
 
 def _polynomial(coefficients: tuple[float, ...], x: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ class Kept(NamedTuple):
     count: Any  # (B,) int32
 
 
-def nms(boxes: Any, scores: Any, iou_threshold: float) -> Any:
+def nms(boxes: Any, scores: Any, iou_threshold: float, *, measure: str = "iou") -> Any:
     """Keep the best boxes of one picture: torchvision's signature and result, without its N x N mask.
 
     Greedy: boxes are visited by falling score, ties by rising index; one is dropped when its IoU with a kept box is
@@ -32,6 +32,8 @@ def nms(boxes: Any, scores: Any, iou_threshold: float) -> Any:
         scores: (N,) of the same dtypes. A box with a NaN or infinite coordinate or score is never kept and never
             changes the fate of another. Inverted boxes count as empty; an empty box overlaps nothing.
         iou_threshold: in [0, 1].
+        measure: ``"iou"``, or ``"diou"``: IoU minus the squared distance between the centres over the squared diagonal
+            of the enclosing box (arXiv 1911.08287), so that a neighbour farther away survives more overlap.
 
     Returns:
         (K,) int64 indices into N, by falling score, in the kind of ``boxes``. The shape depends on the values, so a
@@ -46,21 +48,21 @@ def nms(boxes: Any, scores: Any, iou_threshold: float) -> Any:
 
     Cost: O(N) memory, O(N K) comparisons at most. Same indices on every backend.
     """
-    return NMS(boxes, scores, float(iou_threshold))
+    return NMS(boxes, scores, float(iou_threshold), str(measure))
 
 
-def nms_reference(boxes: np.ndarray, scores: np.ndarray, iou_threshold: float) -> np.ndarray:
+def nms_reference(boxes: np.ndarray, scores: np.ndarray, iou_threshold: float, measure: str = "iou") -> np.ndarray:
     """The rule of ``nms`` in NumPy: (K,) int64."""
-    return _greedy(boxes, scores, np.zeros(len(boxes), np.int64), iou_threshold)
+    return _greedy(boxes, scores, np.zeros(len(boxes), np.int64), iou_threshold, measure)
 
 
-def batched_nms(boxes: Any, scores: Any, idxs: Any, iou_threshold: float) -> Any:
+def batched_nms(boxes: Any, scores: Any, idxs: Any, iou_threshold: float, *, measure: str = "iou") -> Any:
     """``nms`` inside each class: boxes of different classes never suppress one another.
 
     Class ids are compared as integers; coordinates are never shifted, so nothing is lost far from the origin.
 
     Args:
-        boxes, scores, iou_threshold: as for ``nms``.
+        boxes, scores, iou_threshold, measure: as for ``nms``.
         idxs: (N,) int64 or int32 class ids, any values.
 
     Returns:
@@ -69,12 +71,14 @@ def batched_nms(boxes: Any, scores: Any, idxs: Any, iou_threshold: float) -> Any
     Raises:
         TypeError: dtype not listed. ValueError: shapes do not agree, or the threshold lies outside [0, 1].
     """
-    return BATCHED_NMS(boxes, scores, idxs, float(iou_threshold))
+    return BATCHED_NMS(boxes, scores, idxs, float(iou_threshold), str(measure))
 
 
-def batched_nms_reference(boxes: np.ndarray, scores: np.ndarray, idxs: np.ndarray, iou_threshold: float) -> np.ndarray:
+def batched_nms_reference(
+    boxes: np.ndarray, scores: np.ndarray, idxs: np.ndarray, iou_threshold: float, measure: str = "iou"
+) -> np.ndarray:
     """The rule of ``batched_nms`` in NumPy: (K,) int64."""
-    return _greedy(boxes, scores, np.asarray(idxs), iou_threshold)
+    return _greedy(boxes, scores, np.asarray(idxs), iou_threshold, measure)
 
 
 def multiclass_nms(
@@ -87,6 +91,7 @@ def multiclass_nms(
     max_candidates: int = 30000,
     class_agnostic: bool = False,
     multi_label: bool = False,
+    measure: str = "iou",
 ) -> Kept:
     """Keep the best boxes of each picture, at most ``max_det``, without waiting for the device.
 
@@ -105,6 +110,7 @@ def multiclass_nms(
         class_agnostic: compare boxes of different classes too.
         multi_label: every class above the threshold makes a candidate (validation); otherwise only a box's best class,
             the lowest one among equals.
+        measure: as for ``nms``.
 
     Returns:
         Kept: boxes (B, D, 4) float32, scores (B, D) float32, labels (B, D) int32, index (B, D) int32 into N, count (B,)
@@ -121,7 +127,7 @@ def multiclass_nms(
     Cost: O(N C) memory. Same result on every backend, bit for bit.
     """
     arguments = (float(score_threshold), float(iou_threshold), int(max_det), int(max_candidates))
-    return Kept(*MULTICLASS_NMS(boxes, scores, *arguments, bool(class_agnostic), bool(multi_label)))
+    return Kept(*MULTICLASS_NMS(boxes, scores, *arguments, bool(class_agnostic), bool(multi_label), str(measure)))
 
 
 def multiclass_nms_reference(
@@ -133,6 +139,7 @@ def multiclass_nms_reference(
     max_candidates: int,
     class_agnostic: bool,
     multi_label: bool,
+    measure: str = "iou",
 ) -> tuple[np.ndarray, ...]:
     """The rule of ``multiclass_nms`` in NumPy; the fields of ``Kept`` in order."""
     images, columns = len(boxes), scores.shape[2]
@@ -154,14 +161,18 @@ def multiclass_nms_reference(
         best = np.argsort(-score, kind="stable")[:max_candidates]
         anchor, label, score = anchor[best], label[best], score[best]
         group = np.zeros_like(label) if class_agnostic else label
-        keep = _greedy(boxes[b, anchor], score, group, iou_threshold)[:max_det]
+        keep = _greedy(boxes[b, anchor], score, group, iou_threshold, measure)[:max_det]
         count[b] = n = len(keep)
         out_boxes[b, :n] = boxes[b, anchor[keep]]
         out_scores[b, :n], out_labels[b, :n], out_index[b, :n] = score[keep], label[keep], anchor[keep]
     return out_boxes, out_scores, out_labels, out_index, count
 
 
-def _greedy(boxes: np.ndarray, scores: np.ndarray, groups: np.ndarray, iou_threshold: float) -> np.ndarray:
+def _greedy(
+    boxes: np.ndarray, scores: np.ndarray, groups: np.ndarray, iou_threshold: float, measure: str
+) -> np.ndarray:
+    if measure not in ("iou", "diou"):
+        raise ValueError(f"nms: measure must be iou or diou, got {measure!r}")
     boxes, scores = boxes.astype(np.float32), scores.astype(np.float32)
     x1, y1, x2, y2 = boxes.T
     with np.errstate(all="ignore"):
@@ -174,17 +185,32 @@ def _greedy(boxes: np.ndarray, scores: np.ndarray, groups: np.ndarray, iou_thres
             keep.append(i)
             w = np.maximum(np.minimum(x2[i], x2[rest]) - np.maximum(x1[i], x1[rest]), 0)
             h = np.maximum(np.minimum(y2[i], y2[rest]) - np.maximum(y1[i], y1[rest]), 0)
-            iou = w * h / (area[i] + area[rest] - w * h)
-            order = rest[~((iou.astype(np.float64) > iou_threshold) & (groups[rest] == groups[i]))]
+            value = w * h / (area[i] + area[rest] - w * h)
+            if measure == "diou":
+                dx = ((x1[rest] + x2[rest]) - (x1[i] + x2[i])) * np.float32(0.5)
+                dy = ((y1[rest] + y2[rest]) - (y1[i] + y2[i])) * np.float32(0.5)
+                w = np.maximum(x2[i], x2[rest]) - np.minimum(x1[i], x1[rest])
+                h = np.maximum(y2[i], y2[rest]) - np.minimum(y1[i], y1[rest])
+                value = value - (dx * dx + dy * dy) / (w * w + h * h)
+            order = rest[~((value.astype(np.float64) > iou_threshold) & (groups[rest] == groups[i]))]
     return np.array(keep, np.int64)
 
 
-def _native_nms(*args: Any) -> Any:
-    return _cut(_core.nms(*args))
+# torch leaves out trailing arguments that have their default value; the extension wants them all.
+def _native_nms(boxes: Any, scores: Any, iou_threshold: float, *rest: Any) -> Any:
+    return _cut(_core.nms(boxes, scores, iou_threshold, *_measure_first(rest)))
 
 
-def _native_batched_nms(*args: Any) -> Any:
-    return _cut(_core.batched_nms(*args))
+def _native_batched_nms(boxes: Any, scores: Any, idxs: Any, iou_threshold: float, *rest: Any) -> Any:
+    return _cut(_core.batched_nms(boxes, scores, idxs, iou_threshold, *_measure_first(rest)))
+
+
+def _native_multiclass_nms(*args: Any) -> Any:
+    return _core.multiclass_nms(*args[:8], *_measure_first(args[8:]))
+
+
+def _measure_first(rest: tuple[Any, ...]) -> tuple[Any, ...]:
+    return rest if len(rest) == 2 else ("iou", *rest)
 
 
 def _cut(result: Any) -> Any:
@@ -218,7 +244,7 @@ def _fake_kept(
 
 NMS = Op(
     name="nms",
-    schema="(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor",
+    schema="(Tensor boxes, Tensor scores, float iou_threshold, str measure='iou') -> Tensor",
     native=_native_nms,
     reference=nms_reference,
     fake=_fake_index,
@@ -226,7 +252,7 @@ NMS = Op(
 )
 BATCHED_NMS = Op(
     name="batched_nms",
-    schema="(Tensor boxes, Tensor scores, Tensor idxs, float iou_threshold) -> Tensor",
+    schema="(Tensor boxes, Tensor scores, Tensor idxs, float iou_threshold, str measure='iou') -> Tensor",
     native=_native_batched_nms,
     reference=batched_nms_reference,
     fake=_fake_index,
@@ -235,8 +261,8 @@ BATCHED_NMS = Op(
 MULTICLASS_NMS = Op(
     name="multiclass_nms",
     schema="(Tensor boxes, Tensor scores, float score_threshold, float iou_threshold, int max_det, int max_candidates, "
-    "bool class_agnostic, bool multi_label) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-    native=_core.multiclass_nms,
+    "bool class_agnostic, bool multi_label, str measure='iou') -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    native=_native_multiclass_nms,
     reference=multiclass_nms_reference,
     fake=_fake_kept,
 )

@@ -110,26 +110,13 @@ def _rotated(pred: np.ndarray, args: dict) -> tuple[np.ndarray, np.ndarray, np.n
         order = np.argsort(-score, kind="stable")
         order = order[score[order] > args["conf_thres"]][: args.get("max_nms", 30000)]
         anchor, label, score = anchor[order], label[order], score[order]
-        overlap = _probabilistic_iou(np.concatenate([boxes[b, anchor], extra[b, anchor, -1:]], 1).astype(np.float64))
-        overlap[(label[:, None] != label[None]) & (not args.get("agnostic", False))] = 0
-        index = np.flatnonzero(np.triu(overlap, 1).max(0, initial=0) <= args["iou_thres"])[: args.get("max_det", 300)]
+        rotated = np.concatenate([boxes[b, anchor], extra[b, anchor, -1:]], 1)
+        idxs = None if args.get("agnostic", False) else label.astype(np.int64)
+        kept = ops.rotated_nms(rotated, score, args["iou_thres"], idxs=idxs, measure="probiou", semantics="fast")
+        index = kept[: args.get("max_det", 300)]
         rows = np.concatenate([boxes[b, anchor[index]], score[index, None], label[index, None]], 1)
         images.append((anchor[index], rows))
     return _joined(images, extra)
-
-
-def _probabilistic_iou(rows: np.ndarray, eps: float = 1e-7) -> np.ndarray:
-    """All pairs of (N, 5) rotated boxes cx cy w h angle as Gaussians: 1 - Hellinger distance (arXiv 2106.06072)."""
-    x, y, w, h, angle = rows.T
-    a, b, cos, sin = w**2 / 12, h**2 / 12, np.cos(angle), np.sin(angle)
-    a, b, c = a * cos**2 + b * sin**2, a * sin**2 + b * cos**2, (a - b) * cos * sin
-    det = np.maximum(a * b - c**2, 0)
-    pair = np.add.outer
-    sa, sb, sc, dx, dy = pair(a, a), pair(b, b), pair(c, c), pair(x, -x), pair(y, -y)
-    det_sum = sa * sb - sc**2
-    distance = 0.25 * (sa * dy**2 + sb * dx**2) / (det_sum + eps) - 0.5 * sc * dx * dy / (det_sum + eps)
-    distance += 0.5 * np.log(det_sum / (4 * np.sqrt(np.outer(det, det)) + eps) + eps)
-    return 1 - np.sqrt(1 - np.exp(-np.clip(distance, eps, 100)) + eps)
 
 
 def _topk(pred: np.ndarray, rows: int, agnostic: bool) -> np.ndarray:

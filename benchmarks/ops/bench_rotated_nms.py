@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""rotated_nms against the usual torch form: sort, all pairs at once, upper triangle, maximum."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fastdet import ops
+from harness import compare, take_turns
+
+THRESHOLD = 0.7
+
+
+def candidates(n: int = 8400, size: float = 1024.0, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Boxes in clusters over a picture, as a head gives several for each object."""
+    rng = np.random.default_rng(seed)
+    centre = rng.uniform(0, size, (n // 8, 2))[rng.integers(0, n // 8, n)] + rng.normal(0, 4, (n, 2))
+    boxes = np.concatenate([centre, rng.uniform(8, 80, (n, 2)), rng.uniform(-0.7, 2.3, (n, 1))], 1).astype(np.float32)
+    return torch.from_numpy(boxes), torch.from_numpy(rng.permutation(n).astype(np.float32) / n)
+
+
+def torch_probiou(boxes: torch.Tensor, eps: float = 1e-7) -> torch.Tensor:
+    """All pairs by broadcasting, with as few passes over N x N as the formula allows."""
+    x, y, w, h, angle = boxes.unbind(1)
+    along, across, cos, sin = w * w / 12, h * h / 12, angle.cos(), angle.sin()
+    a, b = along * cos * cos + across * sin * sin, along * sin * sin + across * cos * cos
+    c, own = (along - across) * cos * sin, along * across
+    sa, sb, sc = a[:, None] + a, b[:, None] + b, c[:, None] + c
+    dx, dy = x[:, None] - x, y[:, None] - y
+    det = sa * sb - sc * sc
+    distance = (sa * dy * dy + sb * dx * dx).mul_(0.25).sub_((sc * dx * dy).mul_(0.5)).div_(det + eps)
+    distance += (det / (own[:, None] * own).sqrt_().mul_(4).add_(eps)).add_(eps).log_().mul_(0.5)
+    return 1 - (1 - distance.clamp_(eps, 100).neg_().exp_()).add_(eps).sqrt_()
+
+
+def torch_fast(boxes: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    """The triangular-matrix form: dropped if any better box overlaps by more than the threshold."""
+    order = torch.argsort(scores, descending=True, stable=True)
+    return order[torch_probiou(boxes[order]).triu_(1).amax(0) <= THRESHOLD]
+
+
+def agree(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
+    """Rounding may decide a few pairs otherwise: the formula cancels as torch computes it."""
+    differing = len(set(ours.tolist()) ^ set(theirs.tolist()))
+    return differing <= max(4, len(ours) // 100)
+
+
+def run(benchmark, device: str) -> None:
+    boxes, scores = (t.to(device) for t in candidates())
+    contenders = {
+        "fastdet": lambda: ops.rotated_nms(boxes, scores, THRESHOLD, measure="probiou", semantics="fast"),
+        "torch": lambda: torch_fast(boxes, scores),
+    }
+    name = "8400 random rotated boxes, probabilistic IoU 0.7, fast"
+    compare(benchmark, "rotated_nms", name, contenders, same=agree, rounds=5, device=device)
+
+
+def bench_rotated_nms(benchmark):
+    run(benchmark, "cpu")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def bench_rotated_nms_cuda(benchmark):
+    run(benchmark, "cuda")
+
+
+def bench_rotated_nms_forms(benchmark):
+    """What the reference does not have: the greedy walk, and the IoU of the polygons."""
+    boxes, scores = candidates()
+    contenders = {
+        f"8400 random rotated boxes, {measure} 0.7, {semantics}": lambda m=measure, s=semantics: ops.rotated_nms(
+            boxes, scores, THRESHOLD, measure=m, semantics=s
+        )
+        for measure, semantics in (("probiou", "greedy"), ("polygon", "greedy"), ("polygon", "fast"))
+    }
+    take_turns(benchmark, "rotated_nms", contenders, rounds=5)

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Suppression of rotated boxes, by the IoU of the polygons or the probabilistic IoU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastdet import _core
+from fastdet.ops._backend import Op
+from fastdet.ops._iou import Rules, similarity
+from fastdet.ops._numeric import log_exact, sin_cos_exact
+
+_EPS = 1e-7  # of the probabilistic IoU, as its reference has it
+_INFINITE = np.float32(np.inf)
+
+
+def rotated_nms(
+    boxes: Any,
+    scores: Any,
+    iou_threshold: float,
+    *,
+    idxs: Any = None,
+    measure: str = "polygon",
+    semantics: str = "greedy",
+    angle_unit: str = "radians",
+) -> Any:
+    """Keep the best rotated boxes of one picture.
+
+    Boxes are visited by falling score, ties by rising index; one is dropped when its similarity to a better box is
+    greater than ``iou_threshold``. The similarity is computed in float32 and compared as a double; formulas in
+    docs/ops/rotated_nms.md.
+
+    Args:
+        boxes: (N, 5) centre x, centre y, width, height, angle from the x axis to the side called width; the sense of
+            rotation does not matter. float32, float16 or bfloat16; any strides. N up to 2^32 - 1.
+        scores: (N,) of the same dtypes. A box with a NaN or infinite number or score, or an angle beyond 10^6, is never
+            kept and never changes the fate of another. A box with a side not above 0 is empty.
+        iou_threshold: in [0, 1].
+        idxs: (N,) int64 or int32 class ids: boxes of different classes do not suppress one another. None: all compete.
+        measure: ``"polygon"``, the IoU of the rectangles; an empty box overlaps nothing. ``"probiou"``, the similarity
+            of the boxes as Gaussians (arXiv 2106.06072), without a floor on the variances, eps 1e-7.
+        semantics: ``"greedy"``: a better box must itself have been kept to suppress. ``"fast"``: any better box
+            suppresses, also one that was dropped; YOLO-OBB's rule, together with ``measure="probiou"``.
+        angle_unit: ``"radians"`` or ``"degrees"``.
+
+    Returns:
+        (K,) int64 indices into N, by falling score, in the kind of ``boxes``. The shape depends on the values, so a
+        CUDA call waits for the device.
+
+    Raises:
+        TypeError: dtype not listed. ValueError: shapes do not agree, the threshold lies outside [0, 1], or an unknown
+        word.
+
+    Example:
+        >>> keep = rotated_nms(boxes, scores, 0.7, idxs=labels, measure="probiou", semantics="fast")
+        >>> boxes[keep]
+
+    Cost: O(N) memory; at most N K comparisons (greedy) or N^2 / 2 (fast), of which those between boxes that are not
+    near cost next to nothing. Same indices on every backend.
+    """
+    if angle_unit not in ("radians", "degrees"):
+        raise ValueError(f"rotated_nms: angle_unit must be radians or degrees, got {angle_unit!r}")
+    return ROTATED_NMS(boxes, scores, idxs, float(iou_threshold), str(measure), str(semantics), angle_unit == "degrees")
+
+
+def rotated_nms_reference(
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    idxs: np.ndarray | None,
+    iou_threshold: float,
+    measure: str,
+    semantics: str,
+    degrees: bool,
+) -> np.ndarray:
+    """The rule of ``rotated_nms`` in NumPy: (K,) int64."""
+    if measure not in ("polygon", "probiou") or semantics not in ("greedy", "fast"):
+        raise ValueError(f"rotated_nms: unknown measure or semantics, got {measure!r}, {semantics!r}")
+    boxes, scores = boxes.astype(np.float32), scores.astype(np.float32)
+    groups = np.zeros(len(boxes), np.int64) if idxs is None else np.asarray(idxs)
+    usable = np.isfinite(boxes).all(1) & np.isfinite(scores) & (np.abs(boxes[:, 4]) <= 1e6)
+    order = np.argsort(-scores, kind="stable")
+    order = order[usable[order]]
+    turned = boxes.astype(np.float64)
+    if degrees:
+        turned[:, 4] *= 0.017453292519943295
+    kind: Any = _Polygons if measure == "polygon" else _Gaussians
+    with np.errstate(all="ignore"):
+        prepared = kind(boxes, turned[:, 4], iou_threshold)
+        keep = []
+        fallen = np.zeros(len(boxes), bool)
+        for place, i in enumerate(order):
+            if semantics == "greedy" and fallen[i]:
+                continue
+            if not fallen[i]:
+                keep.append(i)
+            rest = order[place + 1 :]
+            rest = rest[groups[rest] == groups[i]]
+            rest = rest[prepared.near(i, rest)]
+            if len(rest):
+                fallen[rest] |= prepared.similarity(i, rest).astype(np.float64) > iou_threshold
+    return np.array(keep, np.int64)
+
+
+class _Polygons:
+    """IoU of rectangles: the better one's frame, then the area under each edge of the other inside it."""
+
+    def __init__(self, boxes: np.ndarray, angle: np.ndarray, iou_threshold: float) -> None:
+        half = np.float32(0.5)
+        self.x, self.y = boxes[:, 0], boxes[:, 1]
+        self.w, self.h = (half * np.where(side > 0, side, np.float32(0)) for side in (boxes[:, 2], boxes[:, 3]))
+        sine, cosine = sin_cos_exact(np.where(np.abs(angle) <= 1e6, angle, 0))
+        self.sin, self.cos = sine.astype(np.float32), cosine.astype(np.float32)
+        self.area = (2 * self.w) * (2 * self.h)
+        self.radius = np.sqrt(self.w * self.w + self.h * self.h)
+
+    def near(self, a: int, b: np.ndarray) -> np.ndarray:
+        dx, dy, reach = self.x[b] - self.x[a], self.y[b] - self.y[a], self.radius[a] + self.radius[b]
+        return dx * dx + dy * dy <= reach * reach
+
+    def similarity(self, a: int, b: np.ndarray) -> np.ndarray:
+        cos = self.cos[a] * self.cos[b] + self.sin[a] * self.sin[b]
+        sin = self.cos[a] * self.sin[b] - self.sin[a] * self.cos[b]
+        dx, dy = self.x[b] - self.x[a], self.y[b] - self.y[a]
+        u, v = dx * self.cos[a] + dy * self.sin[a], dy * self.cos[a] - dx * self.sin[a]
+        c, s, w, h, bw, bh = np.abs(cos), np.abs(sin), self.w[a], self.h[a], self.w[b], self.h[b]
+        meet = (np.abs(u) < w + (bw * c + bh * s)) & (np.abs(v) < h + (bw * s + bh * c))
+        meet &= np.abs(u * cos + v * sin) < bw + (w * c + h * s)
+        meet &= np.abs(v * cos - u * sin) < bh + (w * s + h * c)
+        px, py, qx, qy = bw * cos, bw * sin, -(bh * sin), bh * cos
+        corners = (
+            (u + (px + qx), v + (py + qy)),
+            (u - (px - qx), v - (py - qy)),
+            (u - (px + qx), v - (py + qy)),
+            (u + (px - qx), v + (py - qy)),
+        )
+        e, f = (-2 * px, -2 * py), (-2 * qx, -2 * qy)
+        under = [
+            _area_under_edge(*corners[i], *corners[(i + 1) % 4], *edge, w, h)
+            for i, edge in enumerate((e, f, (-e[0], -e[1]), (-f[0], -f[1])))
+        ]
+        area = -((under[0] + under[2]) + (under[1] + under[3]))
+        area = np.minimum(np.where(area > 0, area, np.float32(0)), np.minimum(self.area[a], self.area[b]))
+        common = np.where(meet, area, np.float32(0))
+        return common / (self.area[a] + self.area[b] - common)
+
+
+def _area_under_edge(
+    x0: np.ndarray,
+    y0: np.ndarray,
+    x1: np.ndarray,
+    y1: np.ndarray,
+    ex: np.ndarray,
+    ey: np.ndarray,
+    w: np.float32,
+    h: np.float32,
+) -> np.ndarray:
+    """The integral over x in [-w, w] of y clamped to [-h, h] along the edge from (x0, y0) to (x1, y1)."""
+    zero, one = np.float32(0), np.float32(1)
+    steep = np.where(ex == 0, zero, one / np.where(ex == 0, one, ex))
+
+    def unit(value: np.ndarray) -> np.ndarray:
+        return np.where(value > 0, np.where(value < 1, value, one), zero)
+
+    left, right = np.clip(x0, -w, w), np.clip(x1, -w, w)
+    first, last = y0 + unit((left - x0) * steep) * ey, y1 - unit((x1 - right) * steep) * ey
+    low, high = np.clip(first, -h, h), np.clip(last, -h, h)
+    parts = ((low - first) * low + (high - low) * (np.float32(0.5) * (low + high))) + (last - high) * high
+    level = low == high
+    return (right - left) * np.where(level, low, parts / np.where(level, one, last - first))
+
+
+class _Gaussians:
+    """Probabilistic IoU; a pair is looked at only if the distance of the centres leaves it a chance."""
+
+    def __init__(self, boxes: np.ndarray, angle: np.ndarray, iou_threshold: float) -> None:
+        self.boxes, self.angle = boxes, angle
+        sides = np.where(boxes[:, 2:4] > 0, boxes[:, 2:4], np.float32(0))
+        variances = sides * sides * np.float32(1 / 12)
+        sound = variances[:, 0] * variances[:, 1] >= 1
+        self.reach = np.where(sound, variances.max(1, initial=0), _INFINITE)
+        apart = 1.0 - iou_threshold
+        limit = -log_exact(np.array([(1.0 - apart * apart) + _EPS], np.float32))[0]
+        self.limit = np.float32(4) * (limit * np.float32(1.001) + np.float32(0.001))
+        self.rules = Rules("probiou", "cxcywha", _EPS)
+
+    def near(self, a: int, b: np.ndarray) -> np.ndarray:
+        dx, dy = self.boxes[b, 0] - self.boxes[a, 0], self.boxes[b, 1] - self.boxes[a, 1]
+        return dx * dx + dy * dy <= self.limit * (self.reach[a] + self.reach[b])
+
+    def similarity(self, a: int, b: np.ndarray) -> np.ndarray:
+        ours, theirs = self.boxes[a], self.boxes[b]
+        return similarity(ours, theirs, self.rules, gradients=False, angles=(self.angle[a], self.angle[b]))[0]
+
+
+def _native(*args: Any) -> Any:
+    index, _, *count = _core.rotated_nms(*args)
+    return index[: int(count[0][0])] if count else index
+
+
+def _fake(boxes: Any, *_: Any) -> Any:
+    import torch
+
+    return boxes.new_empty((torch.library.get_ctx().new_dynamic_size(),), dtype=torch.int64)
+
+
+ROTATED_NMS = Op(
+    name="rotated_nms",
+    schema="(Tensor boxes, Tensor scores, Tensor? idxs, float iou_threshold, str measure, str semantics, bool degrees) "
+    "-> Tensor",
+    native=_native,
+    reference=rotated_nms_reference,
+    fake=_fake,
+    drop_grad=True,
+)

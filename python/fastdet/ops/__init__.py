@@ -106,6 +106,7 @@ from fastdet.ops.rep_conv import (
     rep_conv2d_backward_reference,
     rep_conv2d_reference,
 )
+from fastdet.ops.rotated_nms import ROTATED_NMS, rotated_nms, rotated_nms_reference
 from fastdet.ops.sim_ota import (
     SIM_OTA_ASSIGN,
     SIM_OTA_COST,
@@ -114,7 +115,6 @@ from fastdet.ops.sim_ota import (
     sim_ota_cost,
     sim_ota_cost_reference,
 )
-from fastdet.ops.rotated_nms import ROTATED_NMS, rotated_nms, rotated_nms_reference
 from fastdet.ops.task_aligned import (
     TASK_ALIGNED_ASSIGN,
     TASK_ALIGNED_COST,
@@ -234,12 +234,12 @@ __all__ = [
     "rep_conv2d_backward",
     "rep_conv2d_backward_reference",
     "rep_conv2d_reference",
+    "rotated_nms",
+    "rotated_nms_reference",
     "sim_ota_assign",
     "sim_ota_assign_reference",
     "sim_ota_cost",
     "sim_ota_cost_reference",
-    "rotated_nms",
-    "rotated_nms_reference",
     "task_aligned_assign",
     "task_aligned_assign_reference",
     "task_aligned_cost",

@@ -41,7 +41,7 @@ test: install lint ## the whole suite, with warnings as errors
 
 install: .venv/tools
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) install -q -c $(CONSTRAINTS) --no-build-isolation \
-		-C cmake.define.FASTDET_WERROR=ON '.[test,bench]'
+		--config-settings cmake.define.FASTDET_WERROR=ON '.[test,bench]'
 
 lint: .venv/tools ## style and types
 	$(BIN)/ruff check .

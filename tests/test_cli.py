@@ -336,7 +336,7 @@ def test_val(capfd, weights, tmp_path):
     file = data / "annotations" / "instances_val.json"
     again = call(capfd, "val", file, "--images", data / "images", "--weights", weights)
     assert (again[0], again[1][:-1]) == (0, out[:-1])  # the last line is times
-    for words, message in (([file], "images must be given"), ([data, "--split", "test"], "instances_test.json")):
+    for words, message in (([file], "images must be given"), ([data, "--split", "test"], "no split 'test'")):
         code, _, err = call(capfd, "val", *words, "--weights", weights)
         assert code == 1 and len(err) == 1 and message in err[0]
     other = coco_folder(tmp_path / "other", ("x", "y", "z"))

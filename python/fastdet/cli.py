@@ -15,7 +15,7 @@ from fastdet import __version__
 # Name -> (what it does, module whose ``run(words) -> exit code`` does it). Imported when called: --help stays quick.
 COMMANDS = {
     "predict": ("find objects on pictures", "fastdet.commands.predict"),
-    "train": ("train a detector on COCO-format data", "fastdet.commands.train"),
+    "train": ("train a detector on your data (COCO, YOLO, VOC)", "fastdet.commands.train"),
     "val": ("COCO metrics of a detector on a data set", "fastdet.commands.val"),
     "info": ("versions, backends, and what a weight file holds", "fastdet.commands.info"),
     "licenses": ("licences of fastdet, its weights and what it runs on", "fastdet.commands.licenses"),

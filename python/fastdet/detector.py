@@ -70,10 +70,11 @@ class PredictOptions:
 class ValOptions:
     """What is evaluated; the defaults of ``Detector.val`` and of the command line."""
 
-    split: str = field(default="val", metadata={"help": "which annotations/instances_SPLIT.json"})
+    split: str = field(default="val", metadata={"help": "train, val, test, or the data set's own word"})
     images: str | None = field(
-        default=None, metadata={"help": "folder of the pictures; DATA/images by default", "metavar": "DIR"}
+        default=None, metadata={"help": "folder of the pictures of a COCO file", "metavar": "DIR"}
     )
+    allow_outside: bool = field(default=False, metadata={"help": "accept files outside the data set's folder"})
     batch: int = field(default=8, metadata={"help": "pictures that go through the network together"})
 
 
@@ -303,14 +304,15 @@ class Detector:
         *,
         split: str = ValOptions.split,
         images: str | os.PathLike[str] | None = ValOptions.images,
+        allow_outside: bool = ValOptions.allow_outside,
         batch: int = ValOptions.batch,
         output: str | os.PathLike[str] | None = None,
     ) -> Any:
         """COCO metrics on a data set, with the thresholds of the model's published evaluation (``spec``).
 
         Args:
-            data: folder with ``images/`` and ``annotations/instances_<split>.json``, or a COCO file.
-            split: which annotations of the folder. images: folder of the pictures, needed for a COCO file.
+            data: folder or file in any format of ``fastdet.data.open_dataset``: COCO, YOLO, VOC.
+            split, images, allow_outside: as ``open_dataset`` has them; ``images`` is needed with a COCO file.
             batch: pictures that go through the network together.
             output: folder for ``metrics.json``, ``predictions.json`` (COCO results, unrounded) and plots; see
                 ``fastdet.evaluation.save_report``.
@@ -321,21 +323,15 @@ class Detector:
         Raises:
             ValueError: the data set cannot be used, or its classes are not those of this model.
         """
-        from fastdet.data.coco import read_coco
+        from fastdet.data import open_dataset
         from fastdet.data.loader import PictureCache
         from fastdet.evaluation import Evaluator, save_report
         from fastdet.train.validate import predict
 
-        folder = Path(data)
-        annotations = folder
-        if folder.suffix.lower() != ".json":
-            annotations, images = folder / "annotations" / f"instances_{split}.json", images or folder / "images"
-        if images is None:
-            raise ValueError(f"val: images must be given with the COCO file {folder}")
-        dataset = read_coco(annotations, Path(images))
+        dataset = open_dataset(data, split, images=images, names=self.names, allow_outside=allow_outside)
         if tuple(dataset.names) != self.names:
             raise ValueError(
-                f"val: classes of {annotations} are {list(dataset.names)}, the model has {list(self.names)}"
+                f"val: classes of {dataset.path} are {list(dataset.names)}, the model has {list(self.names)}"
             )
         cache = PictureCache(dataset.pictures, limit_mb=0)
         seconds: dict[str, float] = {}
@@ -353,7 +349,8 @@ class Detector:
         """Train this architecture from scratch on ``data``, then be the detector with the best weights.
 
         Args:
-            data: folder of the data set. settings: fields of ``fastdet.train.TrainConfig``.
+            data: folder or file of the data set, as ``val`` takes it.
+            settings: fields of ``fastdet.train.TrainConfig``.
 
         Returns:
             ``fastdet.train.TrainResult``.

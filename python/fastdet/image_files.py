@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["PICTURE_SUFFIXES", "DecodeLimits", "ImageError", "from_pil", "read_image"]
+__all__ = ["PICTURE_SUFFIXES", "DecodeLimits", "ImageError", "from_pil", "read_image", "read_size"]
 
 PICTURE_SUFFIXES = {
     ".avif",
@@ -94,6 +94,53 @@ def read_image(path: str | os.PathLike[str], limits: DecodeLimits = DEFAULT_LIMI
     except (OSError, ValueError) as error:
         raise ImageError(path, os_reason(error)) from None
     return _decode(data, path, limits)
+
+
+def read_size(path: str | os.PathLike[str], limits: DecodeLimits = DEFAULT_LIMITS) -> tuple[int, int]:
+    """(height, width) of what ``read_image`` returns, from the header: damage behind it is not noticed.
+
+    Raises:
+        ImageError: as ``read_image``, as far as the header tells. RuntimeError: Pillow is not installed.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with open(handle, "rb") as file:
+            status = os.fstat(handle)
+            jpeg = stat.S_ISREG(status.st_mode) and file.read(2) == b"\xff\xd8"
+            if jpeg and status.st_size <= limits.max_bytes:
+                file.seek(0)
+                return _header(file, status.st_size, path, limits)
+        data = _read_bytes(path, limits)
+    except (OSError, ValueError) as error:
+        raise ImageError(path, os_reason(error)) from None
+    claimed = _webp_size(data)
+    if claimed:
+        _check_size(claimed, len(data), path, limits)
+    return _header(io.BytesIO(_without_text(data)), len(data), path, limits)
+
+
+def _header(file: Any, file_bytes: int, path: Any, limits: DecodeLimits) -> tuple[int, int]:
+    Image = _pillow()
+    try:
+        with Image.open(file, formats=_formats()) as picture:
+            _check_size((picture.height, picture.width), file_bytes, path, limits)
+            try:
+                across = picture.getexif().get(0x0112, 1) in range(5, 9)
+            except Exception:
+                across = False  # as in from_pil
+            if across and picture.format == "TIFF":  # whether Pillow has turned it by now depends on its version
+                turned = from_pil(picture, path)
+                return turned.shape[0], turned.shape[1]
+            return (picture.width, picture.height) if across else (picture.height, picture.width)
+    except ImageError:
+        raise
+    except Image.UnidentifiedImageError:
+        file.seek(0)
+        raise ImageError(path, _what_is(file.read(2048))) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageError(path, "claims more pixels than Pillow's limit; refused as a decompression bomb") from None
+    except Exception as error:  # as in _decode
+        raise ImageError(path, f"is damaged: {error or type(error).__name__}".splitlines()[0]) from None
 
 
 def _read_bytes(path: Any, limits: DecodeLimits) -> bytes:

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastdet.data.coco import DataError, read_coco, resolve_inside
+from fastdet.data.coco import read_coco
+from fastdet.data.dataset import DataError, resolve_inside
 
 GOOD = {
     "images": [
@@ -67,8 +68,11 @@ MALFORMED = {
     "no images": ({**GOOD, "images": None}, "'images' must be a list, got NoneType"),
     "empty images": ({**GOOD, "images": []}, "'images' is empty"),
     "empty categories": ({**GOOD, "categories": [], "annotations": []}, "'categories' is empty"),
-    "annotation not an object": ({**GOOD, "annotations": [3]}, "annotations[0] must be an object, got int"),
-    "NaN": (json.dumps(changed("annotations", 0, bbox=[float("nan"), 1, 2, 3])).encode(), "NaN is not a JSON number"),
+    "annotation not an object": ({**GOOD, "annotations": [3]}, "annotations[0]: must be an object, got int"),
+    "NaN": (
+        json.dumps(changed("annotations", 0, bbox=[float("nan"), 1, 2, 3])).encode(),
+        "annotations[0]: 'bbox' must be four finite",
+    ),
     "huge": (json.dumps(changed("annotations", 0, area=7)).replace("7", "1e999").encode(), "must be a finite number"),
     "three numbers": (changed("annotations", 0, bbox=[1, 2, 3]), "annotations[0]: 'bbox' must be four finite numbers"),
     "text in box": (changed("annotations", 1, bbox=[1, 2, 3, "4"]), "annotations[1]: 'bbox'"),

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from fastdet.data.augment import Augmentation
-from fastdet.data.coco import DataError, Picture, read_coco
+from fastdet.data.coco import read_coco
+from fastdet.data.dataset import DataError, Picture
 from fastdet.data.loader import PictureCache, read_picture, train_batches
 
 OPTIONS = Augmentation(mosaic=0.5, mixup=0.2, rotate_quarter=0.5)

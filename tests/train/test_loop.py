@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fastdet.data.coco import DataError
+from fastdet.data.dataset import DataError
 from fastdet.train import TrainConfig, train
 from fastdet.train.state import newest_checkpoint
 

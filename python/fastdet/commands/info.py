@@ -18,7 +18,7 @@ example: fastdet info runs/cells/best.safetensors
 
 The first thing to read, and to send along, when something is wrong."""
 
-PACKAGES = ("numpy", "torch", "pillow", "safetensors", "tqdm", "matplotlib")
+PACKAGES = ("numpy", "torch", "pillow", "safetensors", "tqdm", "pyyaml", "matplotlib")
 
 
 def run(words: list[str]) -> int:

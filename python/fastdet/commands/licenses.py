@@ -69,7 +69,7 @@ def _packages() -> list[tuple[str, str, str]]:
     try:
         needed = importlib.metadata.requires("fastdet") or []
     except importlib.metadata.PackageNotFoundError:  # run from a checkout
-        needed = ["numpy", "torch", "safetensors", "pillow", "tqdm"]
+        needed = ["numpy", "torch", "safetensors", "pillow", "tqdm", "pyyaml"]
     waiting, found = [_name(requirement) for requirement in needed], {"fastdet": None}
     rows = []
     while waiting:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``fastdet train``: a detector from COCO-format data."""
+"""``fastdet train``: a detector from a data set."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ EXAMPLE = """\
 example: fastdet train --data bccd --epochs 60 --output runs/cells
          fastdet train --config settings.json --output runs/cells --resume
 
-The data folder holds images/ and annotations/instances_{train,val}.json. The best weights are
+DIR is a data set in YOLO (folder or data YAML), COCO or VOC format. The best weights are
 written to OUTPUT/best.safetensors, for fastdet predict --weights."""
 
 # The rest of the settings is shown by --help-all.
 COMMON = (
     "data",
-    "train_annotations",
-    "val_annotations",
-    "images",
+    "train_split",
+    "val_split",
     "output",
     "resume",
     "model",
@@ -40,9 +39,7 @@ def run(words: list[str]) -> int:
     from fastdet.train.config import TrainConfig, from_json, load_config
 
     usage = "fastdet train --data DIR [OPTIONS]"
-    parser = Parser(
-        prog="fastdet train", usage=usage, description="Train a detector on COCO-format data.", epilog=EXAMPLE
-    )
+    parser = Parser(prog="fastdet train", usage=usage, description="Train a detector on your data.", epilog=EXAMPLE)
     parser.add_argument("--config", metavar="FILE", help="JSON file with any of these settings; options win over it")
     add_arguments(parser, TrainConfig, rare={each.name for each in fields(TrainConfig)} - set(COMMON))
     given = vars(parser.parse_args(words))

@@ -15,7 +15,7 @@ from fastdet.files import write_atomic
 EXAMPLE = """\
 example: fastdet val bccd --split test --weights runs/cells/best.safetensors
 
-DATA: a folder with images/ and annotations/instances_SPLIT.json, or a COCO file with --images.
+DATA: a data set in COCO, YOLO (folder or data YAML) or VOC format, or a COCO file with --images.
 Thresholds are those of the model's published evaluation, not those of predict."""
 
 
@@ -39,7 +39,7 @@ def run(words: list[str]) -> int:
     parser = Parser(
         prog="fastdet val", usage=usage, description="COCO metrics of a detector on a data set.", epilog=EXAMPLE
     )
-    parser.add_argument("data", metavar="DATA", help="folder of the data set, or COCO file")
+    parser.add_argument("data", metavar="DATA", help="folder, data YAML or COCO file")
     add_arguments(parser, ValOptions)
     add_arguments(parser, ValCommand)
     given = parser.parse_args(words)

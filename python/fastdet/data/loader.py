@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from fastdet.data.augment import Augmentation, Sample, augment
-from fastdet.data.coco import CocoDataset, DataError, Picture
+from fastdet.data.dataset import DataError, Dataset, Picture
 from fastdet.image_files import ImageError, read_image
 
 ORDER_STREAM = 2**32 - 1  # sub-stream of the epoch's order, no index of a picture
@@ -67,7 +67,7 @@ def read_picture(picture: Picture) -> Image.Image:
 
 
 def train_batches(
-    dataset: CocoDataset,
+    dataset: Dataset,
     cache: PictureCache,
     options: Augmentation,
     *,

@@ -10,21 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from fastdet.data.coco import CocoDataset
+from fastdet.data.dataset import Dataset
 from fastdet.evaluation.ground_truth import GroundTruth
 from fastdet.evaluation.prediction import Prediction, Rows, rows_of
 from fastdet.files import write_atomic
 
 
-def write_coco_results(
-    path: str | Path, detections: Mapping[Any, Any], ground_truth: GroundTruth | CocoDataset
-) -> None:
+def write_coco_results(path: str | Path, detections: Mapping[Any, Any], ground_truth: GroundTruth | Dataset) -> None:
     """Write ``detections`` (picture id -> Prediction) to ``path``; no number is rounded.
 
     Raises:
         ValueError: as for ``evaluate``; nothing is written then.
     """
-    truth = GroundTruth.of(ground_truth) if isinstance(ground_truth, CocoDataset) else ground_truth
+    truth = GroundTruth.of(ground_truth) if isinstance(ground_truth, Dataset) else ground_truth
     write_rows(path, truth, rows_of(detections, truth.places, len(truth.names)))
 
 
@@ -37,7 +35,7 @@ def write_rows(path: str | Path, truth: GroundTruth, rows: Rows) -> None:
     write_atomic(Path(path), (json.dumps(entries) + "\n").encode())
 
 
-def read_coco_results(path: str | Path, ground_truth: GroundTruth | CocoDataset) -> dict[Any, Prediction]:
+def read_coco_results(path: str | Path, ground_truth: GroundTruth | Dataset) -> dict[Any, Prediction]:
     """What ``write_coco_results`` or another tool wrote: picture id -> Prediction.
 
     Corners are made from sides, so widths may change in their last digit.
@@ -45,7 +43,7 @@ def read_coco_results(path: str | Path, ground_truth: GroundTruth | CocoDataset)
     Raises:
         ValueError: not such a file, or an entry that does not belong to ``ground_truth``.
     """
-    truth = GroundTruth.of(ground_truth) if isinstance(ground_truth, CocoDataset) else ground_truth
+    truth = GroundTruth.of(ground_truth) if isinstance(ground_truth, Dataset) else ground_truth
     try:
         entries = json.loads(Path(path).read_bytes())
     except (ValueError, RecursionError) as error:

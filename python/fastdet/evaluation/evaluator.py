@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastdet import _core
-from fastdet.data.coco import CocoDataset
+from fastdet.data.dataset import Dataset
 from fastdet.evaluation.curves import Curve, confusion_matrix, curves
 from fastdet.evaluation.errors import ErrorSplit, error_split
 from fastdet.evaluation.ground_truth import GroundTruth
@@ -27,8 +27,8 @@ class Evaluator:
         ground_truth: a GroundTruth, or what ``fastdet.data.coco.read_coco`` returns.
     """
 
-    def __init__(self, ground_truth: GroundTruth | CocoDataset) -> None:
-        if isinstance(ground_truth, CocoDataset):
+    def __init__(self, ground_truth: GroundTruth | Dataset) -> None:
+        if isinstance(ground_truth, Dataset):
             ground_truth = GroundTruth.of(ground_truth)
         self.ground_truth = ground_truth
         self._parts = [Rows.empty()]
@@ -99,7 +99,7 @@ class Evaluator:
         return error_split(self.ground_truth, self.rows)
 
 
-def evaluate(detections: Mapping[Any, Any], ground_truth: GroundTruth | CocoDataset) -> Metrics:
+def evaluate(detections: Mapping[Any, Any], ground_truth: GroundTruth | Dataset) -> Metrics:
     """COCO's box metrics of ``detections``: IoU 0.50 to 0.95, at most 100 detections a picture and class.
 
     Args:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastdet import _core
-from fastdet.data.coco import CocoDataset
+from fastdet.data.dataset import Dataset
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +59,7 @@ class GroundTruth:
                 raise ValueError(f"GroundTruth: {name} must lie in 0..{limit - 1}, got {np.min(rows)}..{np.max(rows)}")
 
     @classmethod
-    def of(cls, dataset: CocoDataset) -> GroundTruth:
+    def of(cls, dataset: Dataset) -> GroundTruth:
         """The annotations of a COCO file as published: nothing clipped, crowds included."""
         image_ids = sorted(picture.id for picture in dataset.pictures)
         place = {identity: i for i, identity in enumerate(image_ids)}

@@ -16,14 +16,22 @@ PRECISIONS = ("float32", "bfloat16")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Augmentation):
-    """Everything a training depends on, the fields of ``Augmentation`` included. Paths are relative to ``data``."""
+    """Everything a training depends on, the fields of ``Augmentation`` included.
 
-    data: str = field(default=".", metadata={"help": "folder of the data set"})
-    images: str = field(default="images", metadata={"help": "folder of the pictures"})
-    train_annotations: str = field(
-        default="annotations/instances_train.json", metadata={"help": "COCO file to train on"}
+    ``data`` may be in any format of ``fastdet.data.open_dataset``; ``images`` and ``*_annotations`` are relative to it.
+    """
+
+    data: str = field(default=".", metadata={"help": "the data set: folder, data YAML (COCO, YOLO, VOC)"})
+    train_split: str = field(default="train", metadata={"help": "split to train on"})
+    val_split: str = field(default="val", metadata={"help": "split to choose on"})
+    allow_outside: bool = field(default=False, metadata={"help": "accept files outside the data set's folder"})
+    images: str = field(default="images", metadata={"help": "folder of the pictures of the two COCO files below"})
+    train_annotations: str | None = field(
+        default=None, metadata={"help": "COCO file to train on, instead of a split", "metavar": "FILE"}
     )
-    val_annotations: str = field(default="annotations/instances_val.json", metadata={"help": "COCO file to choose on"})
+    val_annotations: str | None = field(
+        default=None, metadata={"help": "COCO file to choose on, instead of a split", "metavar": "FILE"}
+    )
     exclude: tuple[str, ...] = field(default=(), metadata={"help": "file names of pictures not to train on"})
     output: str = field(default="runs/train", metadata={"help": "folder for checkpoints, logs and weights"})
     resume: bool = field(default=False, metadata={"help": "continue the training found in the output folder"})

@@ -18,7 +18,8 @@ from torch import nn
 from torch.utils import deterministic as _deterministic
 
 from fastdet import models
-from fastdet.data.coco import CocoDataset, read_coco
+from fastdet.data import Dataset, open_dataset
+from fastdet.data.coco import read_coco
 from fastdet.data.loader import Batch, PictureCache, train_batches
 from fastdet.evaluation import Metrics, evaluate
 from fastdet.models import DetectionModel, Targets
@@ -45,7 +46,7 @@ class TrainResult:
 
 
 def train(config: TrainConfig, on_step: Callable[[int, dict[str, float]], None] | None = None) -> TrainResult:
-    """Train a detector from scratch on COCO-format data; deterministic for a seed, a machine and a number of threads.
+    """Train a detector from scratch; deterministic for a seed, a machine and a number of threads.
 
     Writes into ``config.output``: ``log.csv`` and ``log.jsonl`` (a row per epoch), ``checkpoint-*.safetensors`` with
     ``checkpoints.json``, ``best.safetensors`` (averaged weights of the epoch with the highest AP on validation).
@@ -59,9 +60,8 @@ def train(config: TrainConfig, on_step: Callable[[int, dict[str, float]], None] 
         ValueError: the settings contradict each other or the training to resume. RuntimeError: cannot write.
     """
     folder = prepare_output(Path(config.output), config.resume)
-    data, images = Path(config.data), Path(config.data) / config.images
-    train_set = _without(read_coco(data / config.train_annotations, images), config.exclude)
-    val_set = read_coco(data / config.val_annotations, images)
+    train_set = _without(_open(config, config.train_split, config.train_annotations), config.exclude)
+    val_set = _open(config, config.val_split, config.val_annotations)
     if train_set.names != val_set.names:
         raise ValueError(f"train: classes differ: {train_set.names} to train on, {val_set.names} to choose on")
     if len(train_set) < config.batch_size:
@@ -113,7 +113,7 @@ def _run_epoch(
     ema: Ema,
     optimizer: torch.optim.Optimizer,
     batches: Iterator[Batch],
-    dataset: CocoDataset,
+    dataset: Dataset,
     step: int,
     epoch: int,
     on_step: Callable[[int, dict[str, float]], None] | None,
@@ -220,7 +220,14 @@ def reproducible(config: TrainConfig) -> Iterator[None]:
         torch.use_deterministic_algorithms(strict)
 
 
-def _without(dataset: CocoDataset, exclude: tuple[str, ...]) -> CocoDataset:
+def _open(config: TrainConfig, split: str, annotations: str | None) -> Dataset:
+    data = Path(config.data)
+    if annotations is None:
+        return open_dataset(data, split, allow_outside=config.allow_outside)
+    return read_coco(data / annotations, data / config.images, allow_outside=config.allow_outside)
+
+
+def _without(dataset: Dataset, exclude: tuple[str, ...]) -> Dataset:
     unknown = set(exclude) - {picture.path.name for picture in dataset.pictures}
     if unknown:
         raise ValueError(f"train: exclude names pictures that {dataset.path} does not have: {sorted(unknown)}")

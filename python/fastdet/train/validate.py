@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from fastdet import ops
-from fastdet.data.coco import CocoDataset
+from fastdet.data.dataset import Dataset
 from fastdet.data.loader import PictureCache
 from fastdet.evaluation import Prediction
 from fastdet.models import DetectionModel
@@ -18,7 +18,7 @@ from fastdet.models import DetectionModel
 @torch.no_grad()
 def predict(
     module: DetectionModel,
-    dataset: CocoDataset,
+    dataset: Dataset,
     cache: PictureCache,
     *,
     input_size: tuple[int, int] | None = None,

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every format is read into, and how what is wrong with its files is said."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+__all__ = ["Annotation", "DataError", "Dataset", "Picture", "Problem", "Report", "resolve_inside", "strict"]
+
+MAX_BOXES_PER_PICTURE = 100_000
+MAX_PICTURE_SIDE = 65_535
+
+
+class DataError(ValueError):
+    """A data set file that cannot be used; the message starts with the file and says what is wrong and where."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a data set.
+
+    ``level``: "error" (readers refuse it), "warning" (it is read, and harms training), "note" (it may be meant).
+    ``kind``: a word for counting, "box-inverted". ``where``: a line number, or a place such as "annotations[3]".
+    """
+
+    level: str
+    kind: str
+    path: Path
+    where: str
+    message: str
+
+    def __str__(self) -> str:
+        place = f":{self.where}" if self.where.isdigit() else f": {self.where}" if self.where else ""
+        return f"{self.path}{place}: {self.message}"
+
+
+# Readers give each problem to such a function. When it returns, the faulty entry is left out and reading goes on.
+Report = Callable[[Problem], None]
+
+
+def strict(problem: Problem) -> None:
+    """The ``Report`` of training and evaluation: the first error ends the reading. Raises DataError."""
+    if problem.level == "error":
+        raise DataError(str(problem))
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One object as published: nothing clipped, crowds included."""
+
+    id: int
+    image_id: int
+    category_id: int
+    bbox: tuple[float, float, float, float]  # x, y, width, height in pixels
+    area: float
+    iscrowd: int
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture with the boxes it is trained on: crowds removed, clipped to the picture, degenerate ones dropped."""
+
+    id: int
+    path: Path
+    height: int
+    width: int
+    boxes: np.ndarray  # [M, 4] float32, x1 y1 x2 y2 in pixels
+    labels: np.ndarray  # [M] int64, contiguous
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One split of a data set. ``pictures`` is for training, ``annotations`` (as published) for evaluation."""
+
+    path: Path
+    pictures: tuple[Picture, ...]
+    annotations: tuple[Annotation, ...]
+    names: tuple[str, ...]
+    category_ids: tuple[int, ...]  # label -> category id
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+
+def problem_of(error: DataError, path: Path, kind: str) -> Problem:
+    """The Problem that ``error`` tells of the file ``path``, which is left out."""
+    place, _, message = str(error).removeprefix(str(path)).partition(": ")
+    return Problem("error", kind, path, place.removeprefix(":"), message)
+
+
+def make_picture(
+    identity: int, path: Path, size: tuple[int, int], own: Iterable[Annotation], label_of: dict[int, int]
+) -> Picture:
+    """The picture that is trained on: ``size`` (height, width), ``own`` its annotations, crowds among them."""
+    rows = [annotation for annotation in own if not annotation.iscrowd]
+    height, width = size
+    corners = np.array([row.bbox for row in rows], dtype=np.float64).reshape(-1, 4)
+    corners[:, 2:] += corners[:, :2]
+    corners[:, 0::2] = corners[:, 0::2].clip(0, width)
+    corners[:, 1::2] = corners[:, 1::2].clip(0, height)
+    labels = np.array([label_of[row.category_id] for row in rows], dtype=np.int64)
+    solid = (corners[:, 2] > corners[:, 0]) & (corners[:, 3] > corners[:, 1])
+    return Picture(identity, path, height, width, corners[solid].astype(np.float32), labels[solid])
+
+
+def box_problem(box: tuple[float, float, float, float], size: tuple[int, int]) -> tuple[str, str] | None:
+    """(kind, message) for a finite box x, y, width, height that a picture of (height, width) cannot hold whole.
+
+    A box may reach a pixel, or 1 % of the side if that is more, beyond the border: rounding does that.
+    """
+    x, y, wide, high = box
+    height, width = size
+    slack_x, slack_y = max(1.0, 0.01 * width), max(1.0, 0.01 * height)
+    text = f"x {x:g}, y {y:g}, {wide:g} x {high:g} on a picture of {width} x {height}"
+    if wide <= 0 or high <= 0:
+        return "box-zero", f"the box has no area: {text}"
+    if x < -slack_x or y < -slack_y or x + wide > width + slack_x or y + high > height + slack_y:
+        return "box-outside", f"the box reaches out of the picture: {text}"
+    return None
+
+
+def resolve_inside(root: Path, name: str) -> Path | None:
+    """Path of ``name`` below ``root`` after following links, or None when it is absolute or leads outside."""
+    drive = len(name) >= 2 and name[1] == ":"
+    if not name or "\x00" in name or "\\" in name or drive or name.startswith("/"):
+        return None
+    real_root = root.resolve()
+    try:
+        target = (real_root / name).resolve()
+    except (OSError, RuntimeError):  # a loop of links
+        return None
+    return target if target != real_root and target.is_relative_to(real_root) else None
+
+
+def real_inside(root: Path, path: Path) -> bool:
+    """Whether ``path``, links followed, lies in ``root`` (which has none) or is it."""
+    try:
+        return Path(os.path.realpath(path)).is_relative_to(root)
+    except (OSError, ValueError):
+        return False
+
+
+def read_text(path: Path, limit: int) -> str:
+    """A text file of at most ``limit`` bytes, without its byte order mark. Raises DataError."""
+    try:
+        if not path.is_file():
+            reason = "is not a regular file" if path.exists() else "cannot be read: no such file"
+            raise DataError(f"{path}: {reason}")
+        if path.stat().st_size > limit:
+            raise DataError(f"{path}: is larger than {limit >> 10} KB")
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Label files of the YOLO ecosystem: a text file a picture, a line an object, everything divided by the picture's size.
+
+``class cx cy w h``; or a polygon, ``class x1 y1 x2 y2 x3 y3 ...``, of which the box is taken; or, when the data set has
+keypoints, ``class cx cy w h`` and the keypoints, which are left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fastdet.data.dataset import (
+    MAX_BOXES_PER_PICTURE,
+    Annotation,
+    DataError,
+    Dataset,
+    Picture,
+    Problem,
+    Report,
+    box_problem,
+    make_picture,
+    problem_of,
+    read_text,
+    real_inside,
+    strict,
+)
+from fastdet.image_files import ImageError, read_size
+
+LABEL_LIMIT = 64 << 20  # bytes of a label file
+SLACK = 0.01  # how far a coordinate may lie outside [0, 1]; rounding does that
+
+
+@dataclass(frozen=True)
+class LabelRow:
+    """One line of a label file: ``box`` cx, cy, w, h as fractions of the picture."""
+
+    line: int
+    label: int
+    box: tuple[float, float, float, float]
+
+
+def read_labels(path: str | Path, classes: int, *, keypoint_values: int = 0, report: Report = strict) -> list[LabelRow]:
+    """Read a label file and check every line of it; equal lines are taken once.
+
+    Args:
+        classes: number of classes K; a class is an integer in [0, K).
+        keypoint_values: numbers that follow the box on each line, keypoints times their dimensions.
+        report: called with each Problem; by default the first error is raised.
+
+    Raises:
+        DataError: the file is no text or holds too many lines, or (by default) one of its lines is wrong; names the
+            file and the line.
+    """
+    path = Path(path)
+    rows: dict[tuple[float, ...], LabelRow] = {}
+    polygons: bool | None = None
+    for number, text in enumerate(read_text(path, LABEL_LIMIT).split("\n"), start=1):
+        words = text.split()
+        if not words:
+            continue
+        try:
+            polygon = _is_polygon(len(words), keypoint_values)
+            if polygons not in (None, polygon):
+                raise _Fault("label-columns", "boxes and polygons are mixed in one file")
+            polygons = polygon
+            row = LabelRow(number, *_parse(words, polygon, classes))
+        except _Fault as fault:
+            report(Problem("error", fault.args[0], path, str(number), fault.args[1]))
+            continue
+        first = rows.setdefault((row.label, *map(float, words[1:])), row)
+        if first is not row:
+            report(Problem("warning", "box-repeated", path, str(number), f"says what line {first.line} says"))
+        if len(rows) > MAX_BOXES_PER_PICTURE:
+            raise DataError(f"{path}: has more than {MAX_BOXES_PER_PICTURE} boxes")
+    return list(rows.values())
+
+
+class _Fault(Exception):
+    """A line that is left out: (kind, message)."""
+
+
+def _is_polygon(columns: int, keypoint_values: int) -> bool:
+    if columns == 5 + keypoint_values:
+        return False
+    if keypoint_values:
+        raise _Fault("label-columns", f"must have {5 + keypoint_values} columns (box and keypoints), got {columns}")
+    if columns < 7 or columns % 2 == 0:
+        raise _Fault("label-columns", f"must have 5 columns (class cx cy w h) or 7, 9, 11 ... (polygon), got {columns}")
+    return True
+
+
+def _parse(words: list[str], polygon: bool, classes: int) -> tuple[int, tuple[float, float, float, float]]:
+    try:
+        # float() reads words of other scripts and underscores too
+        if not all(word.isascii() and "_" not in word for word in words):
+            raise ValueError
+        values = [float(word) for word in words]
+    except ValueError:
+        raise _Fault("label-number", f"must be numbers, got {' '.join(words)[:80]!r}") from None
+    if not values[0].is_integer():
+        raise _Fault("class-unknown", f"the class must be an integer, got {words[0][:40]}")
+    if not 0 <= values[0] < classes:
+        raise _Fault("class-unknown", f"the class must be in 0..{classes - 1}, got {words[0][:40]}")
+    shape = values[1:] if polygon else values[1:5]
+    if not all(map(math.isfinite, shape)):
+        raise _Fault("box-not-finite", f"coordinates must be finite, got {' '.join(words)[:80]!r}")
+    if not polygon and min(shape[2:]) < 0:
+        raise _Fault("box-inverted", f"the box has a negative size, {shape[2]:g} x {shape[3]:g}")
+    if not -SLACK <= min(shape) <= max(shape) <= 1 + SLACK:
+        hint = "; are these pixels?" if max(shape) > 2 else ""
+        raise _Fault("box-outside", f"coordinates must lie in [0, 1], got {min(shape):g} to {max(shape):g}{hint}")
+    if polygon:
+        x, y = shape[0::2], shape[1::2]
+        shape = [(min(x) + max(x)) / 2, (min(y) + max(y)) / 2, max(x) - min(x), max(y) - min(y)]
+    return int(values[0]), (shape[0], shape[1], shape[2], shape[3])
+
+
+def label_path(picture: Path, root: Path) -> Path:
+    """Where the labels of ``picture`` lie: the last folder ``images`` of its path below ``root`` becomes ``labels``."""
+    inside = picture.relative_to(root) if picture.is_relative_to(root) else picture
+    parts = list(inside.parts)
+    places = [place for place, part in enumerate(parts[:-1]) if part == "images"]
+    if places:
+        parts[places[-1]] = "labels"
+    return (root / Path(*parts)).with_suffix(".txt")
+
+
+def read_yolo(
+    path: Path,
+    root: Path,
+    files: Sequence[Path],
+    names: tuple[str, ...],
+    *,
+    keypoint_values: int = 0,
+    allow_outside: bool = False,
+    report: Report = strict,
+) -> Dataset:
+    """The data set of picture ``files`` and of the label files beside them (in ``labels`` for ``images``).
+
+    A picture without a label file is background. The sizes of pictures are read from their headers.
+
+    Args:
+        path: what the data set is called in messages.
+        root: folder that label files must not lead out of, itself without links.
+        names: class names, ``()`` for pictures without labels.
+    """
+    pictures: list[Picture] = []
+    annotations: list[Annotation] = []
+    label_of = {label: label for label in range(len(names))}
+    for file in files:
+        try:
+            size = read_size(file)
+        except ImageError as error:
+            report(Problem("error", "picture", file, "", f"cannot be decoded: {error.reason}"))
+            continue
+        own: list[Annotation] = []
+        try:
+            labels = label_path(file, root)
+            if names and (labels.exists() or labels.is_symlink()):
+                if not allow_outside and not real_inside(root, labels):
+                    raise DataError(f"{labels}: leads out of {root}; allow_outside=True accepts that")
+                rows = read_labels(labels, len(names), keypoint_values=keypoint_values, report=report)
+                own = _annotations(rows, size, len(pictures), len(annotations), labels, report)
+        except DataError as error:
+            report(problem_of(error, labels, "label-file"))
+        annotations += own
+        pictures.append(make_picture(len(pictures), file, size, own, label_of))
+    return Dataset(path, tuple(pictures), tuple(annotations), names, tuple(range(len(names))))
+
+
+def _annotations(
+    rows: list[LabelRow], size: tuple[int, int], picture: int, first: int, path: Path, report: Report
+) -> list[Annotation]:
+    found: list[Annotation] = []
+    height, width = size
+    for row in rows:
+        cx, cy, w, h = np.array(row.box) * (width, height, width, height)
+        box = (float(cx - w / 2), float(cy - h / 2), float(w), float(h))
+        bad = box_problem(box, size)
+        if bad is not None:
+            report(Problem("warning", bad[0], path, str(row.line), bad[1]))
+        found.append(Annotation(first + len(found), picture, row.label, box, box[2] * box[3], 0))
+    return found

@@ -14,12 +14,13 @@
 #include "ops/decode/decode.h"
 #include "ops/hungarian_assign/hungarian_assign.h"
 #include "ops/letterbox/letterbox.h"
+#include "ops/matrix_nms/matrix_nms.h"
 #include "ops/ms_deform_attn/ms_deform_attn.h"
 #include "ops/nms/nms.h"
 #include "ops/rep_conv/rep_conv.h"
+#include "ops/rotated_nms/rotated_nms.h"
 #include "ops/sim_ota/sim_ota.h"
 #include "ops/task_aligned/task_aligned.h"
-#include "ops/rotated_nms/rotated_nms.h"
 #include "ops/topk_detections/topk_detections.h"
 
 namespace fastdet {
@@ -118,6 +119,7 @@ const CudaTable table = {
     launcher<HungarianAssignParams, hungarian_assign_cuda>,
     launcher<SimOtaParams, sim_ota_cuda>,
     launcher<RotatedNmsParams, rotated_nms_cuda>,
+    launcher<MatrixNmsParams, matrix_nms_cuda>,
 };
 
 }  // namespace

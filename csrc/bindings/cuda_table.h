@@ -24,6 +24,7 @@ struct TaskAlignedParams;
 struct HungarianAssignParams;
 struct SimOtaParams;
 struct RotatedNmsParams;
+struct MatrixNmsParams;
 
 struct CudaTable {
   static constexpr std::uint32_t kAbi = 1;
@@ -66,6 +67,7 @@ struct CudaTable {
   Launcher<HungarianAssignParams> hungarian_assign;
   Launcher<SimOtaParams> sim_ota;
   Launcher<RotatedNmsParams> rotated_nms;
+  Launcher<MatrixNmsParams> matrix_nms;
 };
 
 }  // namespace fastdet

@@ -77,4 +77,13 @@ inline void check_unit_interval(const char* op, const char* name, double value) 
   FD_CHECK(value >= 0.0 && value <= 1.0, ValueError, op, ": ", name, " must lie in [0, 1], got ", value);
 }
 
+inline void check_not_negative(const char* op, const char* name, double value) {
+  FD_CHECK(value >= 0.0, ValueError, op, ": ", name, " must not be negative, got ", value);
+}
+
+// What divides or multiplies in float32.
+inline void check_positive_float(const char* op, const char* name, double value) {
+  FD_CHECK(value >= 1e-30 && value <= 1e30, ValueError, op, ": ", name, " must lie in [1e-30, 1e30], got ", value);
+}
+
 }  // namespace fastdet

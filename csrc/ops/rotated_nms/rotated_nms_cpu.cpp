@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // CPU path: candidates sorted by group, then key, prepared as columns; each group is walked by itself, in threads.
 #include <algorithm>
-#include <functional>
 
 #include "core/parallel.h"
+#include "core/scored_order.h"
 #include "core/workspace.h"
 #include "ops/rotated_nms/rotated_nms.h"
 #include "ops/rotated_nms/rotated_nms_columns.h"
@@ -83,35 +83,17 @@ std::size_t rotated_nms_cpu_workspace_bytes(const RotatedNmsParams& p) { return 
 void rotated_nms_cpu(const RotatedNmsParams& p) {
   const Run run{p, rotated_rule(p.iou_threshold, p.degrees), Slices(p, p.workspace)};
   std::uint64_t* keys = run.s.keys;
-  std::int64_t count = 0;
-  for (std::int64_t i = 0; i < p.in.count(); ++i) {
-    const std::uint32_t key = p.in.key(i);
-    if (key != 0u) keys[count++] = candidate_key(key, static_cast<std::uint32_t>(i));
-  }
-  const auto group_of = [&](std::uint64_t key) { return p.in.group(candidate_number(key)); };
-  if (p.in.groups.data == nullptr) {
-    std::sort(keys, keys + count, std::greater<>());
-  } else {
-    std::sort(keys, keys + count, [&](std::uint64_t a, std::uint64_t b) {
-      const std::int64_t group_a = group_of(a), group_b = group_of(b);
-      return group_a != group_b ? group_a < group_b : a > b;
-    });
-  }
+  const std::int64_t count = order_candidates(p.in, 0u, keys);
   run.prepare(count);
   for (std::int64_t begin = 0, end = 0; begin < count; begin = end) {
-    const std::int64_t group = group_of(keys[begin]);
-    for (end = begin + 1; end < count && group_of(keys[end]) == group;) ++end;
+    end = end_of_group(p.in, keys, begin, count);
     p.fast ? run.fast(begin, end) : run.greedy(begin, end);
   }
   std::int64_t kept = 0;
   for (std::int64_t i = 0; i < count; ++i) {
     if (run.s.fallen[i] == 0) keys[kept++] = keys[i];
   }
-  if (p.in.groups.data != nullptr) std::sort(keys, keys + kept, std::greater<>());
-  for (std::int64_t d = 0; d < kept; ++d) {
-    p.out.write(d, {}, candidate_score(keys[d]), 0, static_cast<std::int64_t>(candidate_number(keys[d])));
-  }
-  p.out.count.as<std::int32_t>()[0] = static_cast<std::int32_t>(kept);
+  write_candidates(keys, kept, p.out);
 }
 
 }  // namespace fastdet

@@ -67,6 +67,7 @@ from fastdet.ops.hungarian_assign import (
     linear_sum_assignment_reference,
 )
 from fastdet.ops.letterbox import LETTERBOX, LETTERBOX_OUT, Letterbox, letterbox, letterbox_reference
+from fastdet.ops.matrix_nms import MATRIX_NMS, Rescored, matrix_nms, matrix_nms_reference
 from fastdet.ops.ms_deform_attn import (
     MS_DEFORM_ATTN,
     MS_DEFORM_ATTN_BACKWARD,
@@ -158,9 +159,11 @@ OPS = (
     SIM_OTA_ASSIGN,
     SIM_OTA_COST,
     ROTATED_NMS,
+    MATRIX_NMS,
 )
 
 __all__ = [
+    "MATRIX_NMS",
     "OPS",
     "Assignment",
     "AssignmentCost",
@@ -172,6 +175,7 @@ __all__ = [
     "Letterbox",
     "LinearSumAssignment",
     "RepBranch",
+    "Rescored",
     "TaskAlignedCost",
     "aligned_ota_assign",
     "aligned_ota_assign_reference",
@@ -214,6 +218,8 @@ __all__ = [
     "letterbox_reference",
     "linear_sum_assignment",
     "linear_sum_assignment_reference",
+    "matrix_nms",
+    "matrix_nms_reference",
     "ms_deform_attn",
     "ms_deform_attn_backward",
     "ms_deform_attn_backward_reference",

@@ -61,7 +61,7 @@ def _bad(arrays, rng):
 
 
 def _hopeless(arrays, rng):
-    """Most pairs do not exist, so that many objects stay without a query."""
+    """Most costs are not finite, so that some queries and objects have none."""
     where = rng.random(arrays["logits"].shape) < 0.85
     arrays["logits"][where] = rng.choice([np.nan, np.inf, -np.inf], where.sum())
 
@@ -105,7 +105,9 @@ def matrices(seed=0, images=3, rows=9, columns=7, counts=None, kind="plain", dty
         "equal": lambda: np.full((images, rows, columns), 1.5),
         "chain": lambda: np.multiply.outer(np.ones(images), np.outer(np.arange(rows) + 1, np.arange(columns) + 1)),
         "huge": lambda: rng.normal(0, 1, (images, rows, columns)) * (1e37 if dtype == np.float32 else 1e299),
-        "holes": lambda: rng.choice([1, 2, 3, np.nan, np.inf, -np.inf], (images, rows, columns)),
+        "holes": lambda: with_holes(rng, rng.integers(-4, 5, (images, rows, columns))),
+        "hollow": lambda: np.stack([with_holes(rng, m) for m in rng.normal(0, 3, (images, rows, columns))]),
+        "immense": lambda: with_holes(rng, rng.choice([-1, 1, 0.9, 1e-3], (images, rows, columns)) * TOP[dtype], 0.1),
     }[kind]().astype(dtype)  # fmt: skip
     counts = rng.integers(0, columns + 1, images) if counts is None else np.asarray(counts).reshape(images)
     for image, count in enumerate(counts.astype(int)):
@@ -113,7 +115,27 @@ def matrices(seed=0, images=3, rows=9, columns=7, counts=None, kind="plain", dty
     return cost, counts.astype(np.int64)
 
 
-MATRIX_KINDS = ("plain", "integers", "equal", "chain", "huge", "holes")
+TOP = {np.float32: 3.4e38, np.float64: 1.79e308}
+MATRIX_KINDS = ("plain", "integers", "equal", "chain", "huge", "holes", "hollow", "immense")
+
+
+def with_holes(rng, cost, share=None):
+    """``cost`` in float64 with a share of its elements not finite, and sometimes whole rows and columns."""
+    cost = cost.astype(np.float64)
+    holes = rng.random(cost.shape) < (rng.choice([0, 0.1, 0.5, 0.9]) if share is None else share)
+    for axis in (-2, -1):
+        dead = rng.random(cost.shape[axis]) < rng.choice([0, 0, 0.2, 0.7])
+        holes |= dead[:, None] if axis == -2 else dead
+    cost[holes] = rng.choice([np.nan, np.inf, -np.inf], holes.sum())
+    return cost
+
+
+def remaining(cost):
+    """Rows and columns of a matrix with a finite cost, and the costs among them, the largest finite for not finite."""
+    rows = [i for i in range(cost.shape[0]) if np.isfinite(cost[i]).any()]
+    columns = [j for j in range(cost.shape[1]) if np.isfinite(cost[:, j]).any()]
+    rest = cost[rows][:, columns]
+    return rows, columns, np.where(np.isfinite(rest), rest, max(rest[np.isfinite(rest)], default=0))
 
 
 def published_cost(logits, boxes, gt, labels, class_weight, l1_weight, giou_weight, alpha, gamma):

@@ -3,16 +3,15 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
-from hungarian_problems import DEFAULTS, KINDS, MATRIX_KINDS, matrices, problem, published_cost
+from hungarian_problems import DEFAULTS, KINDS, MATRIX_KINDS, matrices, problem, published_cost, remaining, with_holes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fastdet import _core, ops
+from fastdet.ops import backend
 from fastdet.ops._numeric import log_exact
 from fastdet.testing import run_vector, shared_dir
 from fastdet.testing.ops import DOUBLE_VARIANTS, VARIANTS, Case, check, check_torch, zero_sizes
@@ -62,6 +61,11 @@ MATRICES = [
     matrix_case("tall", rows=67, columns=5, counts=[5, 5, 0]),
     matrix_case("square", rows=17, columns=17, counts=[17] * 3, kind="integers"),
     matrix_case("large", images=1, rows=70, columns=600, counts=[600], kind="integers"),
+    matrix_case("large-hollow", images=2, rows=70, columns=530, counts=[530, 60], kind="hollow"),
+    *(
+        matrix_case(f"immense-{n}", seed=n, rows=11, columns=9 + 2 * n, kind="immense", dtype=np.float64)
+        for n in range(4)
+    ),
     matrix_case("large-chain", images=1, rows=41, columns=41, counts=[41], kind="chain"),
     *zero_sizes(lambda name, **kw: matrix_case(name, **kw), {"images": 3, "rows": 4, "columns": 5}),
 ]
@@ -159,13 +163,13 @@ def test_published_rule(seed):
     np.testing.assert_array_equal(found.matched_gt[0], matched)
 
 
-def pair_total(cost, result, image=0):
-    """Total cost of one image's pairs, in float64; checks that both sides tell the same."""
+def pair_total(cost, result, image=0, matrix=None):
+    """Total cost of one image's pairs, in float64; checks that both sides tell the same. ``matrix``: other than it."""
     of_row, of_column = result.column_of_row[image], result.row_of_column[image]
     rows = np.nonzero(of_row >= 0)[0]
     np.testing.assert_array_equal(of_column[of_row[rows]], rows)
     assert (of_column >= 0).sum() == len(rows) == result.num_pairs[image]
-    return cost[image, rows, of_row[rows]].astype(np.float64).sum()
+    return cost[image if matrix is None else matrix, rows, of_row[rows]].astype(np.float64).sum()
 
 
 @pytest.mark.parametrize(("block", "total"), [(i, 500) for i in range(20)])
@@ -193,33 +197,109 @@ def test_totals_are_those_of_scipy(block, total):
         assert got == best if ties else abs(got - best) <= 1e-14 * scale
 
 
-@settings(max_examples=150, deadline=None)
+def assert_best_of_what_remains(cost, result, image=0):
+    """Who has no finite cost is unmatched; the others' total is scipy's, others counting as the largest finite cost."""
+    from scipy.optimize import linear_sum_assignment
+
+    rows, columns, rest = remaining(cost)
+    assert result.num_pairs[image] == min(len(rows), len(columns))
+    assert set(np.nonzero(result.column_of_row[image] >= 0)[0]) <= set(rows)
+    assert set(np.nonzero(result.row_of_column[image] >= 0)[0]) <= set(columns)
+    replaced = np.full(cost.shape, np.nan)
+    replaced[np.ix_(rows, columns)] = rest
+    row, column = linear_sum_assignment(rest)
+    best, scale = rest[row, column].sum(), np.abs(rest[row, column]).sum()
+    np.testing.assert_allclose(pair_total(replaced[None], result, image, 0), best, rtol=0, atol=1e-14 * scale)
+
+
+@pytest.mark.parametrize("block", range(40))
+def test_costs_that_are_not_finite(block):
+    """4,000 small matrices: scipy's total on the replaced matrix, and the pairs of that matrix given alone."""
+    rng = np.random.default_rng(block)
+    rows, columns = (int(n) for n in rng.integers(1, 9, 2))
+    shape = (100, rows, columns)
+    cost = rng.integers(-5, 6, shape) if block % 2 else rng.normal(0, 10.0 ** rng.integers(-3, 4), shape)
+    cost = np.stack([with_holes(rng, matrix) for matrix in cost]).astype([np.float64, np.float32][block // 2 % 2])
+    count = rng.integers(0, columns + 1, 100)
+    result = ops.linear_sum_assignment(cost, count)
+    with backend("cuda"):
+        same(result, ops.linear_sum_assignment(cost, count))
+    for i in range(100):
+        used = cost[i, :, : count[i]]
+        assert_best_of_what_remains(used.astype(np.float64), result, i)
+        live_rows, live_columns, rest = remaining(used)
+        expected = np.full(rows, -1)
+        if live_rows:
+            alone = ops.linear_sum_assignment(rest[None], np.array([len(live_columns)])).column_of_row[0]
+            expected[live_rows] = np.where(alone >= 0, np.take(live_columns, alone), -1)
+        np.testing.assert_array_equal(result.column_of_row[i], expected)
+
+
+@settings(max_examples=100, deadline=None)
 @given(
     hnp.arrays(
-        np.float64,
-        st.tuples(st.just(1), st.integers(1, 5), st.integers(1, 5)),
-        elements=st.sampled_from([0.0, 1.0, 2.0, 5.0, -1.0, np.inf, np.nan, -np.inf, 1e301]),
+        st.sampled_from([np.float32, np.float64]),
+        st.tuples(st.just(1), st.integers(1, 6), st.integers(1, 6)),
+        elements=st.sampled_from([0.0, 1.0, 2.0, 5.0, -1.0, np.inf, np.nan, -np.inf]),
     )
 )
-def test_pairs_that_do_not_exist(cost):
-    """By enumeration: which lines are paired, and that their total is least."""
-    usable = np.isfinite(cost[0]) & (np.abs(cost[0]) <= 1e300)
-    lines = usable if usable.shape[0] < usable.shape[1] else usable.T
-    value = np.where(usable, cost[0], np.inf)
-    value = value if usable.shape[0] < usable.shape[1] else value.T
-    result = ops.linear_sum_assignment(cost, np.array([cost.shape[2]]))
-    side = result.column_of_row[0] if usable.shape[0] < usable.shape[1] else result.row_of_column[0]
-    chosen: list[int] = []
-    for line in range(lines.shape[0]):
-        if np.isfinite(least_total(value, [*chosen, line])):
-            chosen.append(line)
-    assert np.nonzero(side >= 0)[0].tolist() == chosen
-    assert pair_total(np.where(usable, cost, 0), result) == (least_total(value, chosen) if chosen else 0)
+def test_any_small_matrix(cost):
+    """scipy's total; the same bits from reference, CPU and CUDA in every order of threads."""
+    count = np.array([cost.shape[2]])
+    assert_best_of_what_remains(cost[0].astype(np.float64), ops.linear_sum_assignment(cost, count))
+    case = Case("drawn", SOLVE, lambda: (cost, count))
+    for variant in ("numpy-plain", "cuda-forward", "cuda-reverse", "cuda-shuffled"):
+        check(case, variant)
 
 
-def least_total(value, lines):
-    columns = itertools.permutations(range(value.shape[1]), len(lines))
-    return min((sum(value[i, j] for i, j in zip(lines, c)) for c in columns), default=np.inf)
+@pytest.mark.parametrize("not_finite", [np.nan, np.inf, -np.inf])
+def test_rule_of_costs_that_are_not_finite(not_finite):
+    n = not_finite
+    cases = [
+        ([[n, 1], [2, 9]], [1, 0]),
+        ([[n, 9], [9, 9]], [0, 1]),  # counts as 9: a tie, which goes to the lower column
+        ([[n, n], [2, 1]], [-1, 1]),
+        ([[n, 2, 3], [n, 1, 1], [n, 5, 1]], [-1, 1, 2]),  # more rows than columns remain
+        ([[n, n, n], [4, n, 3], [n, n, n]], [-1, 2, -1]),
+        ([[1, n], [2, n], [n, n]], [0, -1, -1]),
+        ([[n, 1], [1, n]], [0, 1]),  # counts as 1: a tie too
+        ([[0, n, 5], [0, n, n]], [0, 2]),  # a pair that counts as 5; the middle column takes no part
+        ([[n, n], [n, n]], [-1, -1]),
+    ]
+    for cost, expected in cases:
+        for dtype in (np.float16, np.float32, np.float64):
+            matrix = np.array([cost], dtype)
+            result = ops.linear_sum_assignment(matrix, np.array([len(cost[0])]))
+            assert result.column_of_row.tolist() == [expected], cost
+            assert pair_total(np.zeros(matrix.shape), result) == 0
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_float64_beyond_all_sums(seed):
+    """Costs up to the largest float64: the total is that of scipy, which overflows, on the same costs times 2^-64."""
+    rng = np.random.default_rng(seed)
+    rows, columns = (int(n) for n in rng.integers(1, 30, 2))
+    cost = rng.uniform(-1, 1, (rows, columns)) * 2.0 ** rng.integers(955, 1024) * (1 + rng.random())
+    cost = np.where(rng.random(cost.shape) < 0.2, rng.normal(0, 1, cost.shape), cost)
+    cost = with_holes(rng, cost) if seed % 2 else cost
+    assert cost.dtype == np.float64
+    result = ops.linear_sum_assignment(cost[None], np.array([columns]))
+    assert_best_of_what_remains(cost * 2.0**-64, result)
+    same(result, ops.linear_sum_assignment(cost[None] * 2.0**-64, np.array([columns])))
+
+
+def test_whole_pictures_that_are_not_finite():
+    """A NaN object, a NaN query, and a picture of NaN leave the others as they are."""
+    arguments = problem(3, images=2, queries=9, rows=5, counts=[5, 5])
+    logits, boxes, gt, *_ = arguments
+    expected = ops.hungarian_assign(*arguments)
+    free = int(np.nonzero(expected.matched_gt[0] < 0)[0][0])
+    boxes[0, free, 1], logits[1], gt[0, 2, 3] = np.nan, np.inf, -np.inf
+    found = ops.hungarian_assign(*arguments)
+    fewer = [np.delete(a, 2, 1) if i in (2, 3) else a for i, a in enumerate(arguments[:4])]
+    others = ops.hungarian_assign(*fewer, np.array([4, 4]))
+    assert found.num_pos.tolist() == [4, 0] and (found.matched_query[1] == -1).all() and found.matched_gt[0, free] == -1
+    np.testing.assert_array_equal(np.delete(found.matched_query[0], 2), others.matched_query[0])
 
 
 def same(a, b):
@@ -246,7 +326,7 @@ def test_batch_equals_loop_and_solver(seed, kind):
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), kind=st.sampled_from(["plain", "saturated", "exact", "bad"]))
 def test_order_does_not_change_the_total(seed, kind):
-    """Queries and objects may come in any order: where all can be paired the total stays, unique pairs too."""
+    """Queries and objects may come in any order: the total stays, unique pairs too."""
     logits, boxes, gt, labels, _ = problem(seed, counts=[7, 7, 7], kind=kind, **SMALL)
     count = np.array([7, 7, 7])
     rng = np.random.default_rng(seed)
@@ -256,12 +336,12 @@ def test_order_does_not_change_the_total(seed, kind):
     np.testing.assert_array_equal(ops.hungarian_cost(*shuffled, count), cost[:, queries][:, :, rows])
     expected, got = ops.hungarian_assign(logits, boxes, gt, labels, count), ops.hungarian_assign(*shuffled, count)
     np.testing.assert_array_equal(got.num_pos, expected.num_pos)
-    for b in np.nonzero(expected.num_pos == 7)[0]:
+    for b in range(3):
         query, other = expected.matched_query[b], got.matched_query[b]
-        total = cost[b, query, np.arange(7)].astype(np.float64).sum()
-        np.testing.assert_allclose(
-            cost[b, queries[other], rows].astype(np.float64).sum(), total, rtol=1e-12, atol=1e-12
-        )
+        finite = np.isfinite(cost[b])
+        paid = np.where(finite, cost[b], cost[b][finite].max(initial=-np.inf)).astype(np.float64)
+        total = paid[query, np.arange(7)][query >= 0].sum()
+        np.testing.assert_allclose(paid[queries[other], rows][other >= 0].sum(), total, rtol=1e-12, atol=1e-12)
         if kind == "plain":
             np.testing.assert_array_equal(queries[other], query[rows])
 
@@ -384,7 +464,6 @@ def test_labels_out_of_range_match_nothing_on_a_device():
     """Where nobody looks at values: through the emulated library, which is handed what the host would refuse."""
     import torch
 
-    from fastdet.ops import backend
     from fastdet.testing.ops import cuda_kind
 
     arguments = [torch.from_numpy(np.array(a)) for a in problem(0, images=1, counts=[6])]

@@ -5,7 +5,7 @@ namespace fastdet::hungarian_assign {
 namespace {
 
 template <bool kSquare>
-FD_HD void price(std::int64_t n, const ItemColumns& queries, const Item& object, const Weights& weights,
+FD_HD bool price(std::int64_t n, const ItemColumns& queries, const Item& object, const Weights& weights,
                  float* FD_RESTRICT logits) {
   const std::int64_t pitch = queries.pitch;
   const float *FD_RESTRICT x = queries.base, *FD_RESTRICT y = x + pitch, *FD_RESTRICT w = y + pitch, *FD_RESTRICT h = w + pitch;
@@ -13,25 +13,36 @@ FD_HD void price(std::int64_t n, const ItemColumns& queries, const Item& object,
   const float *FD_RESTRICT y2 = x2 + pitch, *FD_RESTRICT area = y2 + pitch;
   const Item to = object;
   const Weights by = weights;
+  std::uint32_t odd = 0;
   for (std::int64_t i = 0; i < n; ++i) {
     const Item query = {x[i], y[i], w[i], h[i], {x1[i], y1[i], x2[i], y2[i], area[i], 0.0f}};
-    logits[i] = pair_cost<kSquare>(query, to, logits[i], by);
+    const float cost = pair_cost<kSquare>(query, to, logits[i], by);
+    odd |= is_finite(cost) ? 0u : 1u;
+    logits[i] = cost;
   }
+  return odd == 0u;
 }
 
 // In tiles, so that every loop is one that compilers turn into vector code.
 constexpr std::int64_t kTile = 64;
 
 template <typename T>
-FD_HD double walk(std::int64_t n, double base, const T* FD_RESTRICT cost, double line_dual, const double* FD_RESTRICT column_dual,
-                  std::int64_t line, double* FD_RESTRICT distance, std::int64_t* FD_RESTRICT previous) {
+FD_HD double walk(std::int64_t n, double base, const T* FD_RESTRICT cost, std::int64_t step, double line_dual,
+                  const double* FD_RESTRICT column_dual, std::int64_t line, double* FD_RESTRICT distance,
+                  std::int64_t* FD_RESTRICT previous) {
   double least[kTile];
+  T gathered[kTile];
   for (std::int64_t i = 0; i < kTile; ++i) least[i] = infinity<double>();
   for (std::int64_t first = 0; first < n; first += kTile) {
     const std::int64_t size = n - first < kTile ? n - first : kTile;
+    const T* costs = cost + first;
+    if (step != 1) {
+      for (std::int64_t i = 0; i < size; ++i) gathered[i] = cost[(first + i) * step];
+      costs = gathered;
+    }
     for (std::int64_t i = 0; i < size; ++i) {
       const std::int64_t j = first + i;
-      const double length = path_length(base, static_cast<double>(cost[j]), line_dual, column_dual[j]), before = distance[j];
+      const double length = path_length(base, static_cast<double>(costs[i]), line_dual, column_dual[j]), before = distance[j];
       const bool shorter = length < before;
       const double now = shorter ? length : before;
       const std::int64_t over = previous[j];
@@ -47,6 +58,12 @@ FD_HD double walk(std::int64_t n, double base, const T* FD_RESTRICT cost, double
   return least[0];
 }
 
+template <typename T>
+FD_HD double lengthen_over(const Search& s, const Problem& problem, const T* cost, std::int64_t line, double base) {
+  return walk(problem.columns, base, cost + line * problem.line_step, problem.column_step, s.line_dual[line], s.column_dual, line,
+              s.distance, s.previous);
+}
+
 }  // namespace
 
 void ItemColumns::put(std::int64_t i, const Item& item) const {
@@ -59,29 +76,27 @@ void ItemColumns::put(std::int64_t i, const Item& item) const {
 }
 
 FD_TARGET_CLONES
-void price_square(std::int64_t n, const ItemColumns& queries, const Item& object, const Weights& weights, float* logits) {
-  price<true>(n, queries, object, weights, logits);
+bool price_square(std::int64_t n, const ItemColumns& queries, const Item& object, const Weights& weights, float* logits) {
+  return price<true>(n, queries, object, weights, logits);
 }
 
 FD_TARGET_CLONES
-void price_power(std::int64_t n, const ItemColumns& queries, const Item& object, const Weights& weights, float* logits) {
-  price<false>(n, queries, object, weights, logits);
+bool price_power(std::int64_t n, const ItemColumns& queries, const Item& object, const Weights& weights, float* logits) {
+  return price<false>(n, queries, object, weights, logits);
 }
 
-void pair_costs(std::int64_t n, const ItemColumns& queries, const Item& object, const Weights& weights, float* logits) {
-  (weights.gamma == 2.0f ? price_square : price_power)(n, queries, object, weights, logits);
-}
-
-FD_TARGET_CLONES
-double lengthen(std::int64_t columns, double base, const float* cost, double line_dual, const double* column_dual,
-                std::int64_t line, double* distance, std::int64_t* previous) {
-  return walk(columns, base, cost, line_dual, column_dual, line, distance, previous);
+bool pair_costs(std::int64_t n, const ItemColumns& queries, const Item& object, const Weights& weights, float* logits) {
+  return (weights.gamma == 2.0f ? price_square : price_power)(n, queries, object, weights, logits);
 }
 
 FD_TARGET_CLONES
-double lengthen(std::int64_t columns, double base, const double* cost, double line_dual, const double* column_dual,
-                std::int64_t line, double* distance, std::int64_t* previous) {
-  return walk(columns, base, cost, line_dual, column_dual, line, distance, previous);
+double lengthen(const Search& search, const Problem& problem, const float* cost, std::int64_t line, double base) {
+  return lengthen_over(search, problem, cost, line, base);
+}
+
+FD_TARGET_CLONES
+double lengthen(const Search& search, const Problem& problem, const double* cost, std::int64_t line, double base) {
+  return lengthen_over(search, problem, cost, line, base);
 }
 
 FD_TARGET_CLONES

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "ops/hungarian_assign/hungarian_assign_layout.h"
 #include "ops/hungarian_assign/hungarian_assign_math.h"
 
 namespace fastdet::hungarian_assign {
@@ -17,14 +18,13 @@ struct ItemColumns {
   ItemColumns from(std::int64_t first) const { return {base + first, pitch}; }
 };
 
-// Costs of n queries with one object. `logits` holds those of the object's class and receives the costs.
-void pair_costs(std::int64_t n, const ItemColumns& queries, const Item& object, const Weights& weights, float* logits);
+// Costs of n queries with one object. `logits` holds those of the object's class and receives the costs. Returns whether all are
+// finite.
+bool pair_costs(std::int64_t n, const ItemColumns& queries, const Item& object, const Weights& weights, float* logits);
 
-// Shortens the paths to all columns over one line, and returns the shortest of all.
-double lengthen(std::int64_t columns, double base, const float* cost, double line_dual, const double* column_dual,
-                std::int64_t line, double* distance, std::int64_t* previous);
-double lengthen(std::int64_t columns, double base, const double* cost, double line_dual, const double* column_dual,
-                std::int64_t line, double* distance, std::int64_t* previous);
+// Shortens the paths to all columns over one line, `base` away, and returns the shortest of all.
+double lengthen(const Search& search, const Problem& problem, const float* cost, std::int64_t line, double base);
+double lengthen(const Search& search, const Problem& problem, const double* cost, std::int64_t line, double base);
 
 // The first of the columns at distance `least`: of the free ones, if there is any.
 std::int64_t nearest(std::int64_t columns, double least, const double* distance, const std::int32_t* owner);

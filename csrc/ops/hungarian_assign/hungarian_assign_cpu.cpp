@@ -33,14 +33,15 @@ void load_queries(const HungarianAssignParams& p, const Layout& layout) {
   });
 }
 
-// The costs of one object with all queries, `step` apart from `out` on.
-void price_object(const HungarianAssignParams& p, const Layout& layout, std::int64_t image, std::int64_t row, float* out,
+// The costs of one object with all queries, `step` apart from `out` on. Returns whether all are finite.
+bool price_object(const HungarianAssignParams& p, const Layout& layout, std::int64_t image, std::int64_t row, float* out,
                   std::int64_t step) {
   const std::int64_t label = load_label(p.gt_labels, p.classes(), image, row);
   const Item object = load_item(p.gt_boxes, image, row);
   const ItemColumns queries = columns_of(layout, image, p.queries());
   const Weights weights = weights_of(p);
   float tile[kTile];
+  bool finite = label >= 0 || p.queries() == 0;
   for (std::int64_t first = 0; first < p.queries(); first += kTile) {
     const std::int64_t n = std::min(kTile, p.queries() - first);
     float* costs = step == 1 ? out + first : tile;
@@ -52,11 +53,12 @@ void price_object(const HungarianAssignParams& p, const Layout& layout, std::int
         const T* from = p.logits.as<const T>() + image * p.logits.stride[0] + label * p.logits.stride[2];
         for (std::int64_t i = 0; i < n; ++i) costs[i] = to_float(from[(first + i) * p.logits.stride[1]]);
       });
-      pair_costs(n, queries.from(first), object, weights, costs);
+      finite &= pair_costs(n, queries.from(first), object, weights, costs);
     }
     if (step == 1) continue;
     for (std::int64_t i = 0; i < n; ++i) out[(first + i) * step] = costs[i];
   }
+  return finite;
 }
 
 void price(const HungarianAssignParams& p, const Layout& layout) {
@@ -74,42 +76,88 @@ void price(const HungarianAssignParams& p, const Layout& layout) {
         }
       } else if (row < count) {
         const Problem problem = problem_of(queries, count);
-        price_object(p, layout, image, row, layout.costs<float>(image) + problem.at(0, row), problem.at(1, 0));
+        float* out = layout.costs<float>(image) + problem.at(0, row);
+        layout.unordinary[i] = price_object(p, layout, image, row, out, problem.at(1, 0)) ? 0 : 1;
       }
     }
   });
 }
 
+// Returns whether all are ordinary.
 template <typename T, typename Stored>
-void take_given(const HungarianAssignParams& p, std::int64_t image, const Problem& problem, T* to) {
+bool take_given(const HungarianAssignParams& p, std::int64_t image, const Problem& problem, T* to) {
   const TensorView& given = p.given;
   const Stored* from = given.as<const Stored>() + image * given.stride[0];
   const std::int64_t line_step = given.stride[problem.queries_are_lines ? 1 : 2];
   const std::int64_t column_step = given.stride[problem.queries_are_lines ? 2 : 1];
+  bool ordinary = true;
   for (std::int64_t line = 0; line < problem.lines; ++line) {
     for (std::int64_t j = 0; j < problem.columns; ++j) {
-      to[line * problem.columns + j] = usable_cost(widen(from[line * line_step + j * column_step]));
+      const T cost = widen(from[line * line_step + j * column_step]);
+      ordinary &= is_ordinary(cost);
+      to[line * problem.columns + j] = cost;
     }
+  }
+  return ordinary;
+}
+
+// Takes the given costs of an image, or has them already. Returns whether all are ordinary.
+template <typename T>
+bool take_costs(const HungarianAssignParams& p, const Layout& layout, std::int64_t image, const Problem& problem) {
+  if (p.task != Task::kSolve) {
+    const std::int64_t count = problem.queries_are_lines ? problem.columns : problem.lines;
+    const unsigned char* of_image = layout.unordinary + image * p.rows();
+    return std::count(of_image, of_image + count, 0) == count;
+  }
+  T* cost = layout.costs<T>(image);
+  if constexpr (sizeof(T) == sizeof(double)) {
+    return take_given<T, double>(p, image, problem, cost);
+  } else {
+    bool ordinary = true;
+    dispatch_float(p.given.dtype,
+                   [&](auto tag) { ordinary = take_given<T, typename decltype(tag)::type>(p, image, problem, cost); });
+    return ordinary;
   }
 }
 
 // ---- the solver ----
 
-// Gives a column to `line`, if it can have one, at least total cost for all lines so far.
+// Where some cost is not ordinary: marks who takes no part, makes the costs such that they can be summed, and exchanges the sides
+// where the fewer are the columns now.
+template <typename T>
+void settle(Search& s, Problem& problem, T* cost) {
+  const double out = -infinity<double>();
+  std::fill(s.column_dual, s.column_dual + problem.columns, out);
+  std::fill(s.line_dual, s.line_dual + problem.lines, out);
+  T largest = -infinity<T>();
+  bool shrinks = false;
+  for (std::int64_t line = 0; line < problem.lines; ++line) {
+    for (std::int64_t j = 0; j < problem.columns; ++j) {
+      const T value = cost[line * problem.columns + j];
+      if (!is_finite(value)) continue;
+      s.line_dual[line] = s.column_dual[j] = 0.0;
+      largest = std::max(largest, value);
+      shrinks |= !is_ordinary(value);
+    }
+  }
+  for (std::int64_t i = 0; i < problem.lines * problem.columns; ++i) cost[i] = settled_cost(cost[i], largest, shrinks);
+  const std::int64_t lines = std::count(s.line_dual, s.line_dual + problem.lines, 0.0);
+  const std::int64_t columns = std::count(s.column_dual, s.column_dual + problem.columns, 0.0);
+  if (!problem.is_wrong_way(lines - columns)) return;
+  problem.exchange_sides();
+  s.exchange_sides();
+}
+
+// Gives a column to `line`, at least total cost for all lines so far.
 template <typename T>
 void add_line(const Search& s, const Problem& problem, const T* cost, std::int64_t line) {
   std::fill(s.distance, s.distance + problem.columns, infinity<double>());
   double least = 0.0;
-  std::int64_t last = line, sink = -1, size = 0;
+  std::int64_t last = line, column = -1, size = 0;
   while (true) {
-    least = lengthen(problem.columns, least, cost + last * problem.columns, s.line_dual[last], s.column_dual, last, s.distance,
-                     s.previous);
-    if (least == infinity<double>()) break;
-    const std::int64_t column = nearest(problem.columns, least, s.distance, s.owner);
-    if (s.owner[column] < 0) {
-      sink = column;
-      break;
-    }
+    least = lengthen(s, problem, cost, last, least);
+    column = nearest(problem.columns, least, s.distance, s.owner);
+    if (s.owner[column] < 0) break;
     s.tree_column[size] = static_cast<std::int32_t>(column);
     s.tree_distance[size] = least;
     s.tree_dual[size++] = s.column_dual[column];
@@ -118,14 +166,13 @@ void add_line(const Search& s, const Problem& problem, const T* cost, std::int64
     last = s.owner[column];
   }
   for (std::int64_t k = 0; k < size; ++k) {
-    const std::int32_t column = s.tree_column[k];
-    const double change = sink < 0 ? 0.0 : least - s.tree_distance[k];
-    s.column_dual[column] = s.tree_dual[k] - change;
-    s.line_dual[s.owner[column]] += change;
+    const std::int32_t taken = s.tree_column[k];
+    const double change = least - s.tree_distance[k];
+    s.column_dual[taken] = s.tree_dual[k] - change;
+    s.line_dual[s.owner[taken]] += change;
   }
-  if (sink < 0) return;
   s.line_dual[line] = least;
-  for (std::int64_t column = sink, from = -1; from != line;) {
+  for (std::int64_t from = -1; from != line;) {
     from = s.previous[column];
     s.owner[column] = static_cast<std::int32_t>(from);
     const std::int32_t freed = s.column[from];
@@ -137,22 +184,18 @@ void add_line(const Search& s, const Problem& problem, const T* cost, std::int64
 template <typename T>
 void solve(const HungarianAssignParams& p, const Layout& layout, std::int64_t image) {
   const std::int64_t queries = p.queries(), rows = p.rows();
-  const Problem problem = problem_of(queries, load_count(p.count, image, rows));
+  Problem problem = problem_of(queries, load_count(p.count, image, rows));
   T* cost = layout.costs<T>(image);
-  if (p.task == Task::kSolve) {
-    if constexpr (sizeof(T) == sizeof(double)) {
-      take_given<T, double>(p, image, problem, cost);
-    } else {
-      dispatch_float(p.given.dtype, [&](auto tag) { take_given<T, typename decltype(tag)::type>(p, image, problem, cost); });
-    }
-  }
   Search s;
   s.cut(layout.search + image * layout.search_bytes, problem.lines, problem.columns);
   std::fill(s.column_dual, s.column_dual + problem.columns, 0.0);
   std::fill(s.owner, s.owner + problem.columns, -1);
   std::fill(s.line_dual, s.line_dual + problem.lines, 0.0);
   std::fill(s.column, s.column + problem.lines, -1);
-  for (std::int64_t line = 0; line < problem.lines; ++line) add_line(s, problem, cost, line);
+  if (!take_costs<T>(p, layout, image, problem)) settle(s, problem, cost);
+  for (std::int64_t line = 0; line < problem.lines; ++line) {
+    if (s.line_dual[line] != -infinity<double>()) add_line(s, problem, cost, line);
+  }
 
   std::int32_t* of_query = p.matched_gt + image * queries;
   std::int32_t* of_row = p.matched_query + image * rows;

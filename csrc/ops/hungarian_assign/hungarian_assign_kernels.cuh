@@ -49,7 +49,7 @@ __global__ FD_LAUNCH_BOUNDS(kPriceThreads) void hungarian_assign_take_kernel(Hun
   if (row >= count) return;
   const Stored* from = p.given.as<const Stored>() + image * p.given.stride[0];
   w.costs<T>(image)[problem_of(p.queries(), count).at(query, row)] =
-      usable_cost(widen(from[query * p.given.stride[1] + row * p.given.stride[2]]));
+      widen(from[query * p.given.stride[1] + row * p.given.stride[2]]);
 }
 
 struct Nearest {
@@ -87,8 +87,48 @@ FD_D void turn_path(const Search& s, std::int64_t sink, std::int64_t line) {
   }
 }
 
-// Gives a column to `line`, if it can have one. Thread t owns columns t, t + blockDim.x, ...: nobody else touches their
-// distance, previous and dual while the tree grows. Begins and ends with all threads agreeing on everything else.
+// Where some cost is not ordinary: marks who takes no part, makes the costs such that they can be summed, and exchanges the sides
+// where the fewer are the columns now. Every thread has its own `s` and `problem`; begins and ends with all threads at one place.
+template <typename T>
+FD_D void settle(Search& s, Problem& problem, T* cost, Nearest* scratch, std::int32_t* surplus) {
+  const std::int64_t thread = threadIdx.x, threads = blockDim.x;
+  const double out = -infinity<double>();
+  T largest = -infinity<T>();
+  int shrinks = 0;
+  std::int32_t more_lines = 0;
+  for (std::int64_t j = thread; j < problem.columns; j += threads) {
+    bool takes_part = false;
+    for (std::int64_t line = 0; line < problem.lines; ++line) {
+      const T value = cost[line * problem.columns + j];
+      if (!is_finite(value)) continue;
+      takes_part = true;
+      largest = value > largest ? value : largest;
+      shrinks |= is_ordinary(value) ? 0 : 1;
+    }
+    if (!takes_part) s.column_dual[j] = out;
+    more_lines -= takes_part ? 1 : 0;
+  }
+  for (std::int64_t line = thread; line < problem.lines; line += threads) {
+    bool takes_part = false;
+    for (std::int64_t j = 0; j < problem.columns; ++j) takes_part |= is_finite(cost[line * problem.columns + j]);
+    if (!takes_part) s.line_dual[line] = out;
+    more_lines += takes_part ? 1 : 0;
+  }
+  if (more_lines != 0) atomicAdd(surplus, more_lines);
+  largest = static_cast<T>(-block_nearest({-static_cast<double>(largest), 0u}, scratch).distance);
+  shrinks = __syncthreads_or(shrinks);
+  for (std::int64_t i = thread; i < problem.lines * problem.columns; i += threads) {
+    cost[i] = settled_cost(cost[i], largest, shrinks != 0);
+  }
+  if (problem.is_wrong_way(*surplus)) {
+    problem.exchange_sides();
+    s.exchange_sides();
+  }
+  __syncthreads();
+}
+
+// Gives a column to `line`. Thread t owns columns t, t + blockDim.x, ...: nobody else touches their distance, previous and dual
+// while the tree grows. Begins and ends with all threads agreeing on everything else.
 template <typename T>
 FD_D void add_line(const Search& s, const Problem& problem, const T* cost, std::int64_t line, Nearest* scratch) {
   const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
@@ -96,12 +136,12 @@ FD_D void add_line(const Search& s, const Problem& problem, const T* cost, std::
   double base = 0.0;
   std::int64_t last = line, sink = -1, size = 0;
   while (true) {
-    const T* row = cost + last * problem.columns;
+    const T* row = cost + last * problem.line_step;
     const double line_dual = s.line_dual[last];
     Nearest mine = {none, 0xffffffffu};
     for (std::int64_t j = thread; j < problem.columns; j += threads) {
       const double before = last == line ? none : s.distance[j];
-      const double length = path_length(base, static_cast<double>(row[j]), line_dual, s.column_dual[j]);
+      const double length = path_length(base, static_cast<double>(row[j * problem.column_step]), line_dual, s.column_dual[j]);
       const double now = length < before ? length : before;
       s.distance[j] = now;
       if (length < before) s.previous[j] = last;
@@ -109,7 +149,6 @@ FD_D void add_line(const Search& s, const Problem& problem, const T* cost, std::
     }
     const Nearest found = block_nearest(mine, scratch + size % 2 * (kMaxSolveThreads / kWarp));
     base = found.distance;
-    if (base == none) break;
     const std::int64_t column = rank_column(found.rank);
     if (rank_is_free(found.rank)) {
       sink = column;
@@ -128,30 +167,31 @@ FD_D void add_line(const Search& s, const Problem& problem, const T* cost, std::
   __syncthreads();
   for (std::int64_t k = thread; k < size; k += threads) {
     const std::int32_t column = s.tree_column[k];
-    const double change = sink < 0 ? 0.0 : base - s.tree_distance[k];
+    const double change = base - s.tree_distance[k];
     s.column_dual[column] = s.tree_dual[k] - change;
     s.line_dual[s.owner[column]] += change;
   }
   __syncthreads();
-  if (sink >= 0 && thread == 0) {
+  if (thread == 0) {
     s.line_dual[line] = base;
     turn_path(s, sink, line);
   }
   __syncthreads();
 }
 
-// Block: one image. The search lies in dynamic shared memory where it fits, else in the workspace. Reads the costs, writes
-// matched_gt, matched_query and num_pos.
+// Block: one image. The search lies in dynamic shared memory where it fits, else in the workspace. Reads the costs (and settles
+// them where they are not ordinary), writes matched_gt, matched_query and num_pos.
 template <typename T>
 __global__ FD_LAUNCH_BOUNDS(kMaxSolveThreads) void hungarian_assign_solve_kernel(HungarianAssignParams p, Layout w,
                                                                                  bool in_shared) {
   FD_SHARED(Nearest, scratch, 2 * kMaxSolveThreads / kWarp);
   FD_SHARED(std::int32_t, matched, 1);
+  FD_SHARED(std::int32_t, surplus, 1);
   FD_DYN_SHARED(unsigned char, shared);
   const std::int64_t image = blockIdx.x, thread = threadIdx.x, threads = blockDim.x;
   const std::int64_t queries = p.queries(), rows = p.rows();
-  const Problem problem = problem_of(queries, load_count(p.count, image, rows));
-  const T* cost = w.costs<const T>(image);
+  Problem problem = problem_of(queries, load_count(p.count, image, rows));
+  T* cost = w.costs<T>(image);
   Search s;
   s.cut(in_shared ? shared : w.search + image * w.search_bytes, problem.lines, problem.columns);
   for (std::int64_t j = thread; j < problem.columns; j += threads) {
@@ -162,9 +202,13 @@ __global__ FD_LAUNCH_BOUNDS(kMaxSolveThreads) void hungarian_assign_solve_kernel
     s.line_dual[line] = 0.0;
     s.column[line] = -1;
   }
-  if (thread == 0) matched[0] = 0;
-  __syncthreads();
-  for (std::int64_t line = 0; line < problem.lines; ++line) add_line(s, problem, cost, line, scratch);
+  if (thread == 0) matched[0] = surplus[0] = 0;
+  int odd = 0;
+  for (std::int64_t i = thread; i < problem.lines * problem.columns; i += threads) odd |= is_ordinary(cost[i]) ? 0 : 1;
+  if (__syncthreads_or(odd) != 0) settle(s, problem, cost, scratch, surplus);
+  for (std::int64_t line = 0; line < problem.lines; ++line) {
+    if (s.line_dual[line] != -infinity<double>()) add_line(s, problem, cost, line, scratch);
+  }
 
   const std::int32_t* of_query = problem.queries_are_lines ? s.column : s.owner;
   const std::int32_t* of_row = problem.queries_are_lines ? s.owner : s.column;

@@ -4,7 +4,8 @@
 // The solver: shortest augmenting paths (Jonker and Volgenant; Crouse, doi 10.1109/TAES.2016.140952). The smaller side of an
 // image's costs are its lines, the larger its columns. Lines enter by rising index; each grows a tree of shortest paths over
 // the reduced costs, in float64, until a free column is reached. Of columns equally near a free one comes first, then the
-// lowest. A pair whose cost is not finite does not exist; a line that reaches no free column is left out.
+// lowest. Queries and objects without a finite cost take no part: the sides are those of what remains. There any other cost
+// that is not finite counts as the largest finite one of the image.
 #pragma once
 
 #include <cstdint>
@@ -16,8 +17,11 @@
 
 namespace fastdet::hungarian_assign {
 
-constexpr float kLogOffset = 1e-8f;      // inside the logarithms of the class cost
-constexpr double kMaxMagnitude = 1e300;  // given costs beyond it count as not finite, so that sums of them stay finite
+constexpr float kLogOffset = 1e-8f;  // inside the logarithms of the class cost
+
+// Path lengths and duals are sums of fewer than 2^34 costs: with costs up to kOrdinary they stay finite. An image with a finite
+// cost beyond it is solved with all costs kShrunk times as large.
+constexpr double kOrdinary = 0x1p960, kShrunk = 0x1p-64;
 
 template <typename T>
 FD_HD T infinity() {
@@ -68,12 +72,18 @@ FD_HD float pair_cost(const Item& query, const Item& object, float logit, const 
   return is_finite(logit) & is_finite(cost) ? cost : infinity<float>();
 }
 
-// A given cost as the solver takes it.
-FD_HD float usable_cost(float cost) { return is_finite(cost) ? cost : infinity<float>(); }
-FD_HD double usable_cost(double cost) { return (cost <= kMaxMagnitude) & (cost >= -kMaxMagnitude) ? cost : infinity<double>(); }
+// Whether the solver may take a cost as it is.
+FD_HD bool is_ordinary(float cost) { return is_finite(cost); }
+FD_HD bool is_ordinary(double cost) { return (cost <= kOrdinary) & (cost >= -kOrdinary); }
 
-// Length of the path to a column over a line: `base` to the line, then one pair. Never NaN: costs are above -inf, the duals of
-// lines and of columns in play are finite, that of a column already in the tree is -inf.
+// A cost of an image of which some are not ordinary, as the solver takes it. `shrinks`: some are finite all the same.
+template <typename T>
+FD_HD T settled_cost(T cost, T largest, bool shrinks) {
+  return (is_finite(cost) ? cost : largest) * static_cast<T>(shrinks ? kShrunk : 1.0);
+}
+
+// Length of the path to a column over a line: `base` to the line, then one pair. Never NaN: costs and the duals of lines and
+// columns in play are finite, the dual of a column in the tree, or of one that takes no part, is -inf.
 FD_HD double path_length(double base, double cost, double line_dual, double column_dual) {
   return ((base + cost) - line_dual) - column_dual;
 }

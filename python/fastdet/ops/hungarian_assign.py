@@ -13,7 +13,7 @@ from fastdet.ops._iou import Rules, similarity
 from fastdet.ops._numeric import exp_exact, log_exact
 
 _LOG_OFFSET = np.float32(1e-8)  # inside the logarithms of the class cost, as the reference has it
-_MAX_MAGNITUDE = 1e300  # given costs beyond it count as not finite, so that sums of them stay finite
+_ORDINARY, _SHRUNK = 2.0**960, 2.0**-64  # with a cost beyond the first all are multiplied, so that sums stay finite
 
 
 class HungarianAssignment(NamedTuple):
@@ -52,6 +52,9 @@ def hungarian_assign(
     (-ln(1 - p + 1e-8))) - ``giou_weight`` GIoU(q, g). Every object gets a query, or where there are more objects than
     queries, every query an object; the total is scipy's ``linear_sum_assignment``'s, for all pictures in one call.
 
+    A cost is not finite where a number it is made of is NaN or infinite. A query or an object without a finite cost
+    stays unmatched; among the others, a cost that is not finite counts as the largest finite cost of the picture.
+
     Args:
         logits: (B, Q, C) before the sigmoid; float32, float16 or bfloat16.
         boxes_cxcywh: (B, Q, 4) centre and size of the queries' boxes, normalised; float32, float16 or bfloat16.
@@ -65,11 +68,8 @@ def hungarian_assign(
         HungarianAssignment: matched_gt (B, Q) int32, matched_query (B, M) int32, num_pos (B,) int32. Arrays are of the
         kind given.
 
-    A pair whose cost is not finite (a number it is made of is NaN or infinite) does not exist, and leaves the others as
-    they are. Where that keeps some of the smaller side (objects, or queries where they are fewer) from being paired,
-    those of lower index come first: each is paired if it can be together with those before it. Several assignments of
-    equal cost: the one that ``docs/ops/hungarian_assign.md`` describes, the same on every device. Costs are float32,
-    sums of costs float64.
+    Several assignments of equal cost: the one that ``docs/ops/hungarian_assign.md`` describes, the same on every
+    device. Costs are float32, sums of costs float64.
 
     Raises:
         ValueError: shapes do not agree, or a label, count or attribute is out of range. TypeError: dtype not listed.
@@ -98,7 +98,7 @@ def hungarian_cost(
     """Cost of every pair, for inspection; arguments and errors of ``hungarian_assign``.
 
     Returns:
-        (B, Q, M) float32; inf for pairs that do not exist: past ``gt_count``, or not finite.
+        (B, Q, M) float32; inf past ``gt_count``, and where the cost or a number it is made of is not finite.
     """
     arrays = (logits, boxes_cxcywh, gt_boxes_cxcywh, gt_labels, gt_count)
     attributes = (float(class_weight), float(l1_weight), float(giou_weight), float(alpha), float(gamma))
@@ -116,10 +116,11 @@ def linear_sum_assignment(cost: Any, count: Any) -> LinearSumAssignment:
 
     Returns:
         LinearSumAssignment: column_of_row (B, R) int32, row_of_column (B, C) int32, num_pairs (B,) int32: the smaller
-        of R and the count, unless costs that are not finite prevent it.
+        of R and the count; where costs are not finite, of the rows and columns with a finite one.
 
-    Ties and costs that are not finite are treated as by ``hungarian_assign``; float64 beyond 1e300 in magnitude counts
-    as not finite. Sums are float64.
+    Rows and columns without a finite cost stay unpaired; any other NaN, inf or -inf counts as the largest finite cost
+    of its matrix. Ties as with ``hungarian_assign``. Sums are float64; a matrix with a finite cost beyond 2^960 in
+    magnitude is solved with all its costs times 2^-64, so that no sum overflows.
 
     Raises:
         ValueError: shapes do not agree or a count is out of range (on a CUDA device it is clamped). TypeError: dtype.
@@ -205,20 +206,30 @@ def linear_sum_assignment_reference(cost: np.ndarray, count: np.ndarray) -> tupl
     column_of_row = np.full((images, rows), -1, np.int32)
     row_of_column = np.full((images, columns), -1, np.int32)
     for b in range(images):
-        existing = cost[b, :, : int(count[b])].astype(np.float64)
-        with np.errstate(invalid="ignore"):
-            existing[~(np.abs(existing) <= _MAX_MAGNITUDE)] = np.inf
-        if existing.shape[1] > rows:  # the smaller side are the lines
-            row, column = _pairs(existing)
-        else:
-            column, row = _pairs(existing.T)
+        row, column = _settled_pairs(cost[b, :, : int(count[b])].astype(np.float64))
         column_of_row[b, row] = column
         row_of_column[b, column] = row
     return column_of_row, row_of_column, (column_of_row >= 0).sum(axis=1).astype(np.int32)
 
 
+def _settled_pairs(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of [R, C] float64, paired by the rule of costs that are not finite or very large."""
+    finite = np.isfinite(cost)
+    rows, columns = np.nonzero(finite.any(axis=1))[0], np.nonzero(finite.any(axis=0))[0]  # the others take no part
+    if len(rows) == 0:
+        return rows, columns
+    settled = np.where(finite, cost, cost[finite].max())[np.ix_(rows, columns)]
+    if np.abs(settled).max() > _ORDINARY:
+        settled *= _SHRUNK
+    if len(columns) > len(rows):  # the smaller side are the lines
+        row, column = _pairs(settled)
+    else:
+        column, row = _pairs(settled.T)
+    return rows[row], columns[column]
+
+
 def _pairs(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lines and columns of [n, m] float64, n <= m, paired at least total cost; inf: such a pair does not exist.
+    """Lines and columns of [n, m] float64, n <= m, all finite, paired at least total cost.
 
     Shortest augmenting paths (Jonker and Volgenant, Computing 38, 1987; Crouse, doi 10.1109/TAES.2016.140952).
     """
@@ -233,8 +244,6 @@ def _pairs(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             length = ((base + cost[last]) - line_dual[last]) - column_dual
             shorter = open_ & (length < distance)
             distance[shorter], previous[shorter] = length[shorter], last
-            if not np.isfinite(distance[open_]).any():
-                break
             base = distance[open_].min()
             nearest = np.nonzero(open_ & (distance == base))[0]
             column = min(map(int, nearest), key=lambda j: (owner[j] >= 0, j))  # a free one first, then the lowest
@@ -243,8 +252,6 @@ def _pairs(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             else:
                 open_[column] = False
                 last = int(owner[column])
-        if sink < 0:
-            continue
         tree = np.nonzero(~open_)[0]
         line_dual[owner[tree]] += base - distance[tree]
         column_dual[tree] -= base - distance[tree]
@@ -254,8 +261,7 @@ def _pairs(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             last = int(previous[column])
             owner[column] = last
             column_of[last], column = column, int(column_of[last])
-    paired = np.nonzero(column_of >= 0)[0]
-    return paired, column_of[paired]
+    return np.arange(lines), column_of
 
 
 def _fake_assignment(logits: Any, boxes: Any, gt_boxes: Any, *_: Any) -> tuple[Any, ...]:

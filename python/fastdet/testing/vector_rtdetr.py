@@ -43,17 +43,22 @@ def _matches(given: Mapping[str, np.ndarray], weights: Mapping[str, float]) -> A
 
 
 def _gap(cost: np.ndarray, source: np.ndarray, target: np.ndarray) -> float:
-    """How much more than these pairs the best other assignment costs: each pair in turn is forbidden."""
+    """How much more than these pairs the best other assignment costs: each pair in turn is priced out."""
     from fastdet.ops import linear_sum_assignment
 
+    finite = cost[np.isfinite(cost)]
+    if len(finite) == 0:
+        return np.inf
+    too_much = finite.max() + (len(source) * np.ptp(finite) + 1)  # more than any two assignments without it can differ
     without = np.repeat(cost[None], len(source), axis=0)
-    without[np.arange(len(source)), source, target] = np.inf
+    without[np.arange(len(source)), source, target] = too_much
     other = linear_sum_assignment(without, np.full(len(source), cost.shape[1]))
     best, gap = cost[source, target].sum(), np.inf
     for one, matched in zip(without, other.column_of_row):
         rows = np.nonzero(matched >= 0)[0]
-        if len(rows) == len(source):
-            gap = min(gap, float(one[rows, matched[rows]].sum() - best))
+        paid = one[rows, matched[rows]]
+        if (paid < too_much).all():
+            gap = min(gap, float(paid.sum() - best))
     return gap
 
 

@@ -17,6 +17,7 @@ COMMANDS = {
     "predict": ("find objects on pictures", "fastdet.commands.predict"),
     "train": ("train a detector on your data (COCO, YOLO, VOC)", "fastdet.commands.train"),
     "val": ("COCO metrics of a detector on a data set", "fastdet.commands.val"),
+    "check": ("what is wrong with a data set: labels, pictures, duplicates, leaks", "fastdet.commands.check"),
     "info": ("versions, backends, and what a weight file holds", "fastdet.commands.info"),
     "licenses": ("licences of fastdet, its weights and what it runs on", "fastdet.commands.licenses"),
 }

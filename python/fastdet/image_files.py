@@ -104,12 +104,15 @@ def read_size(path: str | os.PathLike[str], limits: DecodeLimits = DEFAULT_LIMIT
     """
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with open(handle, "rb") as file:
+        try:
             status = os.fstat(handle)
-            jpeg = stat.S_ISREG(status.st_mode) and file.read(2) == b"\xff\xd8"
-            if jpeg and status.st_size <= limits.max_bytes:
-                file.seek(0)
-                return _header(file, status.st_size, path, limits)
+            if stat.S_ISREG(status.st_mode) and status.st_size <= limits.max_bytes:
+                with open(handle, "rb", closefd=False) as file:
+                    if file.read(2) == b"\xff\xd8":  # a JPEG, of which the first bytes are enough
+                        file.seek(0)
+                        return _header(file, status.st_size, path, limits)
+        finally:
+            os.close(handle)
         data = _read_bytes(path, limits)
     except (OSError, ValueError) as error:
         raise ImageError(path, os_reason(error)) from None

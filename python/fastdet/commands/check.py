@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``fastdet check``: what is wrong with a data set, before it is trained on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fastdet.arguments import Parser, add_arguments, build_config
+from fastdet.data.check import CheckReport, check_dataset
+from fastdet.files import write_atomic
+from fastdet.progress import Progress, aligned
+
+EXAMPLE = """\
+example: fastdet check bccd --json report.json
+
+DATA: a data set in COCO, YOLO (folder or data YAML) or VOC format, a folder or a list of pictures.
+Every picture is decoded. Exit code 1 when something would harm training; notes do not count."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckCommand:
+    """What ``fastdet check`` takes."""
+
+    images: str | None = field(
+        default=None, metadata={"help": "folder of the pictures of a COCO file", "metavar": "DIR"}
+    )
+    allow_outside: bool = field(default=False, metadata={"help": "accept files outside the data set's folder"})
+    show: int = field(default=20, metadata={"help": "problems of a kind to show; 0 for all"})
+    json: str | None = field(default=None, metadata={"help": "write everything there", "metavar": "FILE"})
+
+
+def run(words: list[str]) -> int:
+    """Run the command with ``words``; returns the exit code."""
+    usage = "fastdet check DATA [OPTIONS]"
+    parser = Parser(prog="fastdet check", usage=usage, description="What is wrong with a data set.", epilog=EXAMPLE)
+    parser.add_argument("data", metavar="DATA", help="folder, data YAML, COCO file or list of pictures")
+    add_arguments(parser, CheckCommand)
+    given = parser.parse_args(words)
+    command: CheckCommand = build_config(CheckCommand, given)
+    with Progress(0, "pictures") as progress:
+
+        def on_picture(total: int) -> None:
+            progress.total = total
+            progress.step()
+
+        report = check_dataset(
+            given.data, images=command.images, allow_outside=command.allow_outside, on_picture=on_picture
+        )
+    if command.json:
+        write_atomic(Path(command.json), (json.dumps(report.to_dict(), indent=1) + "\n").encode())
+    print("\n".join(_lines(report, command.show)))
+    return 1 if report.harmful else 0
+
+
+def _lines(report: CheckReport, show: int) -> list[str]:
+    splits = [("split", "pictures", "background", "objects", "crowds", "small", "medium", "large")]
+    for split in report.splits:
+        numbers = (split.pictures, split.background, split.objects, split.crowds, *split.sizes.values())
+        splits.append((split.name, *map(str, numbers)))  # type: ignore[arg-type] # as many as the head
+    lines = [f"{report.path}: {report.kind}", "", *aligned(splits)]
+    names = list(dict.fromkeys(name for split in report.splits for name in split.classes))
+    if names:
+        rows = [[name, *(str(split.classes.get(name, 0)) for split in report.splits)] for name in names]
+        lines += ["", *aligned([["class", *(split.name for split in report.splits)], *rows])]
+    for kind, count in report.counts().items():
+        own = [problem for problem in report.problems if problem.kind == kind]
+        shown = own[: show or None]
+        lines += ["", f"{own[0].level} {kind}: {count}", *(f"  {problem}" for problem in shown)]
+        if len(own) > len(shown):
+            lines.append(f"  and {len(own) - len(shown)} more; --show 0 or --json FILE has all")
+    harm = sum(problem.level != "note" for problem in report.problems)
+    notes = len(report.problems) - harm
+    verdict = f"{harm} problem{'s' * (harm != 1)} would harm training" if harm else "nothing would harm training"
+    return [*lines, "", f"{verdict}; {notes} note{'s' * (notes != 1)}"]

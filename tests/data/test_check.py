@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``fastdet check`` finds everything that was planted, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_sets import NAMES, write_coco, write_voc, write_yolo
+
+from broken_pictures import bomb, pattern, text_bomb, write_broken
+from fastdet.cli import main
+from fastdet.data import DataError
+from fastdet.data.check import check_dataset
+from fastdet.data.duplicates import near_pairs, thumbnail
+from fastdet.testing import shared_dir
+
+
+def found(report):
+    """(kind, name of the file, place) of each problem."""
+    return sorted((each.kind, each.path.name, each.where) for each in report.problems)
+
+
+@pytest.mark.parametrize("write", [write_coco, write_yolo])
+def test_a_sound_set_has_no_problem(tmp_path, capfd, write):
+    root = write(tmp_path / "set")
+    report = check_dataset(root)
+    assert report.problems == [] and not report.harmful
+    train = report.splits[0]
+    assert (train.name, train.pictures, train.background, train.objects) == ("train", 3, 1, 3)
+    assert train.classes == {"cell": 1, "disc": 2} and train.sizes == {"small": 2, "medium": 1, "large": 0}
+    assert main(["check", str(root)]) == 0
+    out, err = capfd.readouterr()
+    assert err == "" and "nothing would harm training; 0 notes" in out
+    assert re.search(r"^train +3 +1 +3 +0 +2 +1 +0$", out, re.M) and re.search(r"^disc +2 +2$", out, re.M)
+
+
+PLANTED_LINES = {
+    "0 nan 0.5 0.1 0.1": "box-not-finite",
+    "0 0.5 0.5 -0.1 0.1": "box-inverted",
+    "0 0.5 0.5 0 0.1": "box-zero",
+    "0 1.5 0.5 0.1 0.1": "box-outside",
+    "0 0.99 0.5 0.4 0.1": "box-outside",
+    "77 0.5 0.5 0.1 0.1": "class-unknown",
+    "-3 0.5 0.5 0.1 0.1": "class-unknown",
+    "0 0.5 0.5 0.1": "label-columns",
+    "0 zero 0.5 0.1 0.1": "label-number",
+    "1 0.3 0.3 0.1 0.1": None,
+    "1 0.3 0.3 0.1 0.10": "box-repeated",
+}
+
+
+def test_all_of_a_planted_set_is_found(tmp_path, capfd):
+    root = write_yolo(tmp_path / "set")
+    (root / "labels" / "train" / "b.txt").write_text("\n".join(PLANTED_LINES) + "\n")
+    planted = [(kind, "b.txt", str(line)) for line, kind in enumerate(PLANTED_LINES.values(), start=1) if kind]
+    (root / "labels" / "train" / "c.txt").write_bytes(b"\xff\xfe0\x00")
+    planted.append(("label-file", "c.txt", ""))
+    kinds = {
+        "empty.jpg": "empty", "truncated.jpg": "truncated", "truncated.png": "truncated", "text.jpg": "no-picture",
+        "page.jpg": "no-picture", "noise.jpg": "no-picture", "bomb.png": "too-large", "animated.gif": "animated",
+        "float.tif": "pixels", "folder.jpg": "no-file", "loop.jpg": "no-file", "gone.jpg": "missing",
+        "pipe.jpg": "no-file",
+    }  # fmt: skip
+    assert write_broken(root / "images" / "train").keys() == kinds.keys()
+    planted += [(f"picture-{kind}", name, "") for name, kind in kinds.items()]
+    for kind in ("jpeg", "gif", "bmp", "ppm", "tiff", "webp_vp8x", "webp_vp8l", "webp_vp8"):
+        side = 16_000 if kind.startswith("webp") else 40_000
+        name = f"{kind}.{kind[:4].rstrip('_')}"
+        (root / "images" / "train" / name).write_bytes(bomb(kind, side, side))
+        planted.append(("picture-too-large", name, ""))
+    (root / "images" / "train" / "texts.png").write_bytes(text_bomb())  # is refused by none: a whole picture
+    train, val = root / "images" / "train", root / "images" / "val"
+    (val / "copy.png").write_bytes((train / "a.png").read_bytes())
+    (train / "twice.png").write_bytes((train / "a.png").read_bytes())
+    Image.open(train / "b.png").resize((64, 64), Image.Resampling.BICUBIC).save(val / "again.jpg", quality=90)
+    planted += [("leak", "copy.png", ""), ("duplicate", "twice.png", ""), ("near-leak", "again.jpg", "")]
+    (root.parent / "secret.png").write_bytes((train / "a.png").read_bytes())
+    (val / "outside.png").symlink_to(root.parent / "secret.png")
+    planted.append(("path-outside", "outside.png", ""))
+    with (root / "data.yaml").open("a") as file:
+        file.write("download: https://example.org/a.zip\n")
+    planted.append(("download", "data.yaml", ""))
+    report = check_dataset(root)
+    assert found(report) == sorted(planted) and report.harmful
+    code = main(["check", str(root), "--json", str(tmp_path / "r.json"), "--show", "0"])
+    out, _ = capfd.readouterr()
+    written = json.loads((tmp_path / "r.json").read_text())
+    assert code == 1 and written == report.to_dict() and written["harmful"] is True
+    assert all(str(problem) in out for problem in report.problems)
+    assert "b.txt:1: coordinates must be finite" in out and "2 notes" in out
+
+
+def test_planted_in_coco(tmp_path):
+    root = write_coco(tmp_path / "set")
+    path = root / "annotations" / "instances_val.json"
+    content = json.loads(path.read_text())
+    bad = {
+        "box-not-finite": {"bbox": [float("nan"), 1, 2, 3]},
+        "box-inverted": {"bbox": [5, 5, -2, 3]},
+        "box-zero": {"bbox": [5, 5, 0, 3]},
+        "box-outside": {"bbox": [50, 5, 40, 3]},
+        "class-unknown": {"category_id": 99},
+        "picture-unknown": {"image_id": 99},
+    }
+    good = content["annotations"][0]
+    for number, change in enumerate(bad.values()):
+        content["annotations"].append({**good, "id": 100 + number, **change})
+    content["annotations"].append({**good, "id": 200})
+    content["images"].append({"id": 50, "file_name": "../a.png", "height": 5, "width": 5})
+    content["images"].append({"id": 51, "file_name": "nowhere.png", "height": 5, "width": 5})
+    content["images"][1]["height"] += 1
+    path.write_text(json.dumps(content))
+    wanted = [(kind, path.name, f"annotations[{3 + number}]") for number, kind in enumerate(bad)]
+    wanted += [("box-repeated", "a.png", ""), ("path-outside", path.name, "images[3]")]
+    wanted += [("picture-missing", "nowhere.png", ""), ("picture-size", "b.png", "")]
+    assert found(check_dataset(root)) == sorted(wanted)
+
+
+def test_planted_in_voc(tmp_path):
+    root = write_voc(tmp_path / "set")  # its val holds the pictures of train
+    text = (root / "Annotations" / "b.xml").read_text()
+    box = text[text.index("<bndbox>") : text.index("</bndbox>") + 9]
+    for number, corners in enumerate(["9 9 3 12", "nan 1 5 5", "9 9 9 9", "1 1 90 5"]):
+        x1, y1, x2, y2 = corners.split()
+        sides = f"<xmin>{x1}</xmin><ymin>{y1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax>"
+        extra = f"<object><name>disc</name><bndbox>{sides}</bndbox></object>\n"
+        text = text.replace("</annotation>", f"{extra}</annotation>")
+        assert box in text and number < 4
+    (root / "Annotations" / "b.xml").write_text(text)
+    (root / "ImageSets" / "Main" / "trainval.txt").write_text("a\nb\nc\n")
+    assert [split.name for split in check_dataset(root).splits] == ["train", "val"]
+    (root / "Annotations" / "a.xml").write_text("<!DOCTYPE x>\n")
+    kinds = {each[0] for each in found(check_dataset(root))}
+    assert kinds == {"box-inverted", "box-not-finite", "box-zero", "box-outside", "label-file", "leak"} | (
+        {"class-not-trained"} & kinds
+    )
+
+
+def test_splits_that_do_not_fit(tmp_path):
+    root = write_coco(tmp_path / "set")
+    path = root / "annotations" / "instances_val.json"
+    path.write_text(path.read_text().replace('"disc"', '"disk"'))
+    assert {"classes-differ", "class-not-trained"} <= {each[0] for each in found(check_dataset(root))}
+    path.write_text("{")
+    assert found(check_dataset(root)) == [("unreadable", path.name, "")]
+
+
+def test_pictures_without_labels_are_checked_too(tmp_path, capfd):
+    write_broken(tmp_path / "in")
+    report = check_dataset(tmp_path)
+    assert len(report.problems) == 13 and report.kind == "pictures"
+    with pytest.raises(DataError, match="no such file or folder"):
+        check_dataset(tmp_path / "none")
+    assert main(["check", str(tmp_path / "none")]) == 1
+    assert capfd.readouterr().err.startswith("fastdet check: ")
+
+
+def test_near_pairs_are_those_of_a_plain_search():
+    rng = np.random.default_rng(0)
+    base = rng.integers(0, 256, (40, 16, 16))
+    noisy = (base[:20] + rng.integers(-4, 5, (20, 16, 16))).clip(0, 255)
+    flat = np.full((5, 16, 16), 77)
+    near = near_pairs(np.concatenate([base, noisy, flat]).astype(np.uint8))
+    assert set(near) <= {(i, 40 + i) for i in range(20)} and len(near) >= 15
+    assert near_pairs(np.zeros((0, 16, 16), np.uint8)) == []
+    image = pattern(200, 300, 3)
+    small = np.asarray(Image.fromarray(image).resize((150, 100), Image.Resampling.BICUBIC))
+    others = [thumbnail(pattern(200, 300, seed)) for seed in range(10, 20)]
+    assert near_pairs(np.stack([thumbnail(image), *others, thumbnail(small)])) == [(0, 11)]
+    assert NAMES == ("cell", "disc")
+
+
+@pytest.mark.slow
+def test_bccd():
+    shared = shared_dir()
+    if shared is None or not (shared / "data" / "bccd").is_dir():
+        pytest.skip("the data set BCCD is not here")
+    report = check_dataset(shared / "data" / "bccd")
+    assert sum(split.pictures for split in report.splits) > 300
+    assert not any(problem.level == "error" for problem in report.problems)

@@ -145,6 +145,15 @@ FD_HD float log_exact(float x, std::int32_t shift = 0) {
   return (f + (tail - 0.5f * f2)) + e * 0.693359375f;
 }
 
+// P(r) of exp_exact.
+FD_HD float exp_series(float r) {
+  float p = 1.97902991e-4f;
+  p = p * r + 1.39447034e-3f;
+  p = p * r + 8.33349768e-3f;
+  p = p * r + 4.16662954e-2f;
+  p = p * r + 1.66666657e-1f;
+  return p * r + 0.5f;
+}
 // exp(x) within 1 ulp, never falling where x rises (checked for every float); NaN stays NaN, overflow is inf, results below the
 // normal range are rounded once more. x = n ln 2 + r with |r| <= ln 2 / 2, exp(r) = 1 + (r + r^2 P(r)) with P a minimax fit of
 // our own; 2^n in two factors, so that both ends of the range are reached. No division and no branch.
@@ -154,16 +163,18 @@ FD_HD float exp_exact(float x) {
   const std::int32_t n = static_cast<std::int32_t>(bit_cast<std::uint32_t>(t) - 0x4b400000u);
   const float k = t - 12582912.0f;
   const float r = (v - k * 0.693359375f) - k * -2.12194440e-4f;
-  float p = 1.97902991e-4f;
-  p = p * r + 1.39447034e-3f;
-  p = p * r + 8.33349768e-3f;
-  p = p * r + 4.16662954e-2f;
-  p = p * r + 1.66666657e-1f;
-  p = p * r + 0.5f;
-  const float y = 1.0f + (r + (r * r) * p);
+  const float y = 1.0f + (r + (r * r) * exp_series(r));
   const std::int32_t half = n >> 1;
   return y * bit_cast<float>(static_cast<std::uint32_t>(half + 127) << 23) *
          bit_cast<float>(static_cast<std::uint32_t>(n - half + 127) << 23);
+}
+// The same bits for |x| <= 80, where one factor holds 2^n; anything else gives anything.
+FD_HD float exp_in_range(float x) {
+  const float t = x * 1.44269504f + 12582912.0f;
+  const float k = t - 12582912.0f;
+  const float r = (x - k * 0.693359375f) - k * -2.12194440e-4f;
+  const float y = 1.0f + (r + (r * r) * exp_series(r));
+  return bit_cast<float>(bit_cast<std::uint32_t>(y) + (bit_cast<std::uint32_t>(t) << 23));  // the shift leaves n alone
 }
 // The same for double, by the Taylor series, which has enough terms at this degree.
 FD_HD double exp_exact(double x) {

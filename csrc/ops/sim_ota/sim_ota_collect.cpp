@@ -8,7 +8,7 @@
 namespace fastdet::sim_ota {
 namespace {
 
-constexpr std::int64_t kScores = 2048;    // scores handled at once on the stack; a multiple of kLanes
+constexpr std::int64_t kScores = 2048;    // scores handled at once on the stack; a multiple of kLanes * kFactors
 constexpr std::int64_t kRowsAtOnce = 64;  // ground truths between two looks whether all priors of a tile are reached already
 
 template <typename T>
@@ -33,37 +33,64 @@ Box box_at(const SimOtaParams& p, std::int64_t b, std::int64_t a) {
   });
 }
 
+// Scores of n <= kScores classes from `first` on of one prior, filled up to a multiple of kLanes with such as add nothing.
+void load_scores(const SimOtaParams& p, std::int64_t b, std::int64_t prior, std::int64_t first, std::int64_t n, float* to) {
+  const TensorView& scores = p.scores;
+  dispatch_float(scores.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    const T* from = scores.as<const T>() + b * scores.stride[0] + prior * scores.stride[1] + first * scores.stride[2];
+    copy_scores(from, scores.stride[2], n, to);
+  });
+  for (std::int64_t i = n; i % kLanes != 0; ++i) to[i] = kOrdinaryMiddle - kOrdinaryReach;
+}
+
+// Rests of n scores among which some are not ordinary: those of 0 are counted in their lanes and become 1. False where a score is
+// not finite.
+bool odd_rests(std::int64_t n, const float* logits, float objectness, float* rests, std::int32_t* saturated) {
+  all_rests(n, logits, objectness, rests);
+  bool finite = true;
+  for (std::int64_t i = 0; i < n; ++i) {
+    finite &= is_finite(logits[i]);
+    if (rests[i] != 0.0f) continue;
+    rests[i] = 1.0f;
+    ++saturated[i % kLanes];
+  }
+  return finite;
+}
+
+double sum_of_lanes(double* lane, const std::int32_t* saturated) {
+  for (int j = 0; j < kLanes; ++j) lane[j] += saturated_terms(saturated[j]);
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+    for (int j = 0; j < half; ++j) lane[j] += lane[j + half];
+  }
+  return lane[0];
+}
+
 // S_a of n <= kTile priors; NaN where a score is not finite. Short rows are handled many at once.
 void class_sums(const SimOtaParams& p, std::int64_t b, std::int64_t n, const std::int32_t* index, const float* objectness,
                 double* sums) {
-  float values[kScores], factors[kScores];
+  float logits[kScores], rests[kScores], products[kScores];
   double lanes[kTile * kLanes];
-  const TensorView& scores = p.scores;
-  const std::int64_t classes = p.classes(),
-                     at_once = std::clamp<std::int64_t>(kScores / std::max<std::int64_t>(classes, 1), 1, kTile);
+  std::int32_t saturated[kTile * kLanes], farthest[kTile];
+  const std::int64_t classes = p.classes(), padded = ceil_div(std::max<std::int64_t>(classes, 1), kLanes) * kLanes,
+                     at_once = std::clamp<std::int64_t>(kScores / padded, 1, kTile);
   for (std::int64_t first = 0; first < n; first += at_once) {
     const std::int64_t rows = std::min(at_once, n - first);
     std::fill(lanes, lanes + rows * kLanes, 0.0);
+    std::fill(saturated, saturated + rows * kLanes, 0);
     for (std::int64_t c = 0; c < classes; c += kScores) {
-      const std::int64_t width = std::min(kScores, classes - c);
-      dispatch_float(scores.dtype, [&](auto tag) {
-        using T = typename decltype(tag)::type;
-        const T* from = scores.as<const T>() + b * scores.stride[0] + c * scores.stride[2];
-        for (std::int64_t i = 0; i < rows; ++i) {
-          copy_scores(from + index[first + i] * scores.stride[1], scores.stride[2], width, values + i * width);
-          std::fill(factors + i * width, factors + (i + 1) * width, objectness[first + i]);
-        }
-      });
-      class_terms(rows * width, values, factors);
-      for (std::int64_t i = 0; i < rows; ++i) add_to_lanes(width, values + i * width, lanes + i * kLanes);
-    }
-    for (std::int64_t i = 0; i < rows; ++i) {
-      double* lane = lanes + i * kLanes;
-      for (int half = kLanes / 2; half > 0; half /= 2) {
-        for (int j = 0; j < half; ++j) lane[j] += lane[j + half];
+      const std::int64_t count = std::min(kScores, classes - c), width = ceil_div(count, kLanes) * kLanes;
+      for (std::int64_t i = 0; i < rows; ++i) load_scores(p, b, index[first + i], c, count, logits + i * width);
+      ordinary_rests(rows, width, logits, objectness + first, rests, farthest);
+      for (std::int64_t i = 0; i < rows; ++i) {
+        if (farthest[i] <= bit_cast<std::int32_t>(kOrdinaryReach)) continue;
+        const bool finite =
+            odd_rests(width, logits + i * width, objectness[first + i], rests + i * width, saturated + i * kLanes);
+        if (!finite) lanes[i * kLanes] = bit_cast<double>(std::uint64_t{0x7ff8000000000000u});
       }
-      sums[first + i] = lane[0];
+      add_terms(rows, width, rests, products, lanes);
     }
+    for (std::int64_t i = 0; i < rows; ++i) sums[first + i] = sum_of_lanes(lanes + i * kLanes, saturated + i * kLanes);
   }
 }
 

@@ -52,17 +52,49 @@ void mark_reached(std::int64_t n, const float* FD_RESTRICT x, const float* FD_RE
 }
 
 FD_TARGET_CLONES
-void class_terms(std::int64_t n, float* FD_RESTRICT values, const float* FD_RESTRICT objectness) {
-  for (std::int64_t i = 0; i < n; ++i) values[i] = class_term(values[i], objectness[i]);
+void ordinary_rests(std::int64_t rows, std::int64_t width, const float* FD_RESTRICT logits, const float* FD_RESTRICT objectness,
+                    float* FD_RESTRICT rests, std::int32_t* FD_RESTRICT farthest) {
+  for (std::int64_t row = 0; row < rows; ++row) {
+    const float *from = logits + row * width, factor = objectness[row];
+    float* to = rests + row * width;
+    std::int32_t most = 0;
+    for (std::int64_t i = 0; i < width; ++i) {
+      const std::int32_t distance = bit_cast<std::int32_t>(from[i] - kOrdinaryMiddle) & 0x7fffffff;
+      most = distance > most ? distance : most;
+      to[i] = 1.0f - square_root(factor * (1.0f / (1.0f + exp_in_range(-from[i]))));
+    }
+    farthest[row] = most;
+  }
 }
 
 FD_TARGET_CLONES
-void add_to_lanes(std::int64_t n, const float* FD_RESTRICT values, double* FD_RESTRICT lanes) {
-  std::int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    for (int j = 0; j < kLanes; ++j) lanes[j] += static_cast<double>(values[i + j]);
+void all_rests(std::int64_t n, const float* FD_RESTRICT logits, float objectness, float* FD_RESTRICT rests) {
+  for (std::int64_t i = 0; i < n; ++i) rests[i] = score_rest(logits[i], objectness);
+}
+
+FD_TARGET_CLONES
+void add_terms(std::int64_t rows, std::int64_t width, const float* FD_RESTRICT rests, float* FD_RESTRICT products,
+               double* FD_RESTRICT lanes) {
+  constexpr std::int64_t wide = kLanes * kFactors;
+  const std::int64_t groups = ceil_div(width, wide);
+  for (std::int64_t i = 0; i < rows * groups; ++i) {
+    const std::int64_t first = i % groups * wide, last = std::min(first + wide, width);
+    const float* from = rests + i / groups * width;
+    float product[kLanes];
+    for (int j = 0; j < kLanes; ++j) product[j] = kProductStart;
+    for (std::int64_t c = first; c < last; c += kLanes) {
+      for (int j = 0; j < kLanes; ++j) product[j] *= from[c + j];
+    }
+    for (int j = 0; j < kLanes; ++j) products[i * kLanes + j] = product[j];
   }
-  for (int j = 0; i + j < n; ++j) lanes[j] += static_cast<double>(values[i + j]);
+  for (std::int64_t i = 0; i < rows * groups * kLanes; ++i) products[i] = product_term(products[i]);
+  for (std::int64_t row = 0; row < rows; ++row) {
+    for (std::int64_t i = 0; i < groups; ++i) {
+      for (int j = 0; j < kLanes; ++j) {
+        lanes[row * kLanes + j] += static_cast<double>(products[(row * groups + i) * kLanes + j]);
+      }
+    }
+  }
 }
 
 FD_TARGET_CLONES

@@ -74,10 +74,16 @@ struct Pairs {
 // Which of n priors lie in the box or the centre window; the others keep their mark.
 void mark_reached(std::int64_t n, const float* x, const float* y, const float* reach, const GroundTruth& gt,
                   std::int32_t* reached);
-// Turns logits into their terms of the class sum, in place.
-void class_terms(std::int64_t n, float* values, const float* objectness);
-// Adds [n] values to the lanes, value i to lane i mod kLanes.
-void add_to_lanes(std::int64_t n, const float* values, double* lanes);
+// Rests (score_rest) of [rows, width] logits, rows apart by width; farthest [rows] is the largest distance of a logit from
+// kOrdinaryMiddle, as bits. Rests are right only where that is at most kOrdinaryReach; then none is 0.
+constexpr float kOrdinaryMiddle = -24.0f, kOrdinaryReach = 40.0f;
+void ordinary_rests(std::int64_t rows, std::int64_t width, const float* logits, const float* objectness, float* rests,
+                    std::int32_t* farthest);
+// Rests of n logits, whatever they are.
+void all_rests(std::int64_t n, const float* logits, float objectness, float* rests);
+// Adds the terms of [rows, width] rests to the lanes [rows, kLanes]. width is a multiple of kLanes; products has room for as many
+// floats as rests.
+void add_terms(std::int64_t rows, std::int64_t width, const float* rests, float* products, double* lanes);
 // IoUs of n candidates with a ground truth; returns the largest.
 float pair_ious(std::int64_t n, const Candidates& c, std::int64_t first, const GroundTruth& gt, float* iou);
 // Which of n candidates lie inside a ground truth; returns how many.

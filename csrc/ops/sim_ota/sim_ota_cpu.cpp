@@ -34,6 +34,7 @@ class Best {
     if (size_ == capacity_) last_ = values_[size_ - 1];
   }
   std::int64_t size() const { return size_; }
+  T last() const { return last_; }
 
  private:
   std::int64_t capacity_, size_ = 0;
@@ -44,12 +45,20 @@ class Best {
 // How many priors a ground truth asks for.
 std::int64_t demand_of(const SimOtaParams& p, const Image& image, const GroundTruth& gt) {
   if (image.count[0] == 0) return 0;
-  float iou[kTile], largest[SimOtaParams::kMaxTopk];
+  constexpr std::int64_t chunk = 16;  // most chunks hold nothing that enters
+  float iou[kTile + chunk], largest[SimOtaParams::kMaxTopk];
   Best<float, std::greater<float>> best(p.topk, largest, 0.0f);  // an IoU of 0 adds nothing
   for (std::int64_t first = 0; first < image.count[0]; first += kTile) {
     const std::int64_t n = std::min(kTile, image.count[0] - first);
     if (!image.boxes[first / kTile].meets(gt.box) || !best.takes(pair_ious(n, image.candidates, first, gt, iou))) continue;
-    for (std::int64_t i = 0; i < n; ++i) best.push(iou[i]);
+    std::fill(iou + n, iou + n + chunk, 0.0f);
+    for (std::int64_t i = 0; i < n; i += chunk) {
+      const float last = best.last();
+      std::int32_t above = 0;
+      for (std::int64_t j = 0; j < chunk; ++j) above |= static_cast<std::int32_t>(iou[i + j] > last);
+      if (above == 0) continue;
+      for (std::int64_t j = 0; j < chunk; ++j) best.push(iou[i + j]);
+    }
   }
   double sum = 0.0;
   for (std::int64_t i = 0; i < best.size(); ++i) sum += static_cast<double>(largest[i]);
@@ -68,9 +77,12 @@ void gather_scores(const SimOtaParams& p, std::int64_t b, const std::int32_t* so
   });
 }
 
-// Pairs of a ground truth with the candidates of a tile.
-enum class Kind { kInside, kOverlapping, kApart };
+// Kinds of pairs of a ground truth with candidates.
+struct Kind {
+  bool inside, overlapping;
+};
 
+// Pairs of a ground truth with the candidates of a tile.
 struct Tile {
   std::int64_t first, n;
   std::int32_t inside[kTile];
@@ -81,12 +93,12 @@ struct Tile {
 bool look(const SimOtaParams& p, const Image& image, const GroundTruth& gt, Kind kind, Tile* tile) {
   const bool points_meet = image.points[tile->first / kTile].meets(gt.box);
   const bool boxes_meet = image.boxes[tile->first / kTile].meets(gt.box);
-  if ((kind == Kind::kInside && !points_meet && !p.listed) || (kind == Kind::kOverlapping && !boxes_meet)) return false;
+  if ((kind.inside && !points_meet && !p.listed) || (kind.overlapping && !boxes_meet)) return false;
   if (p.listed) std::fill(tile->inside, tile->inside + tile->n, 1);
   const std::int64_t count = p.listed ? tile->n : candidates_inside(tile->n, image.candidates, tile->first, gt, tile->inside);
-  if (kind == Kind::kInside && count == 0) return false;
+  if (kind.inside && count == 0) return false;
   const float most = pair_ious(tile->n, image.candidates, tile->first, gt, tile->iou);
-  return kind != Kind::kOverlapping || most > 0.0f;
+  return !kind.overlapping || most > 0.0f;
 }
 
 // Cost of the pairs of a tile for which wanted(i) holds.
@@ -95,9 +107,11 @@ void price(const SimOtaParams& p, std::int64_t b, const Image& image, const Grou
            const Wanted& wanted, Pairs* pairs) {
   pairs->count = 0;
   for (std::int64_t i = 0; i < tile.n; ++i) {
-    if (!wanted(i)) continue;
-    const std::int64_t slot = pairs->count++;
-    pairs->position[slot] = static_cast<std::int32_t>(i);
+    pairs->position[pairs->count] = static_cast<std::int32_t>(i);
+    pairs->count += static_cast<std::int64_t>(wanted(i));
+  }
+  for (std::int64_t slot = 0; slot < pairs->count; ++slot) {
+    const std::int32_t i = pairs->position[slot];
     pairs->class_sum[slot] = image.candidates.class_sum[tile.first + i];
     pairs->objectness[slot] = image.candidates.objectness[tile.first + i];
     pairs->iou[slot] = tile.iou[i];
@@ -106,8 +120,8 @@ void price(const SimOtaParams& p, std::int64_t b, const Image& image, const Grou
   pair_costs(pairs, p.class_weight, p.iou_weight);
 }
 
-// Candidates inside come first, so others are priced only where too few are; and those apart, whose cost is at least that of an
-// IoU of 0 and no class cost, only where they can still be among the cheapest.
+// Candidates inside come first, so others are priced only where too few are; and those that do not overlap, whose cost is at
+// least that of an IoU of 0 and no class cost, only where they can still be among the cheapest.
 void choose(const SimOtaParams& p, std::int64_t b, std::int64_t g) {
   const Image image = image_at(p, b);
   if (g >= image.count[1]) return;
@@ -115,22 +129,23 @@ void choose(const SimOtaParams& p, std::int64_t b, std::int64_t g) {
   std::uint64_t keys[SimOtaParams::kMaxTopk];
   const std::int64_t k = demand_of(p, image, gt);
   Best<std::uint64_t, std::less<std::uint64_t>> best(k, keys, k > 0 ? kNoKey : 0);
-  const std::uint64_t least_apart = pair_key(false, least_apart_cost(p.iou_weight), 0);
+  const float apart = least_apart_cost(p.iou_weight);
   Tile tile;
   Pairs pairs;
-  for (const auto& [kind, least] : {std::pair(Kind::kInside, std::uint64_t{0}), std::pair(Kind::kOverlapping, kFirstOutside),
-                                    std::pair(Kind::kApart, least_apart)}) {
+  for (const auto& [kind, least] :
+       {std::pair(Kind{true, true}, std::uint64_t{0}), std::pair(Kind{true, false}, pair_key(true, apart, 0)),
+        std::pair(Kind{false, true}, kFirstOutside), std::pair(Kind{false, false}, pair_key(false, apart, 0))}) {
+    if (p.listed && !kind.inside) break;
     for (tile.first = 0; tile.first < image.count[0] && best.takes(least); tile.first += kTile) {
       tile.n = std::min(kTile, image.count[0] - tile.first);
       if (!look(p, image, gt, kind, &tile)) continue;
       const auto wanted = [&, kind = kind](std::int64_t i) {
-        if (kind == Kind::kInside) return tile.inside[i] != 0;
-        return tile.inside[i] == 0 && (tile.iou[i] > 0.0f) == (kind == Kind::kOverlapping);
+        return ((tile.inside[i] != 0) == kind.inside) & ((tile.iou[i] > 0.0f) == kind.overlapping);
       };
       price(p, b, image, gt, tile, wanted, &pairs);
       for (std::int64_t i = 0; i < pairs.count; ++i) {
         const auto position = static_cast<std::int32_t>(tile.first) + pairs.position[i];
-        best.push(pair_key(kind == Kind::kInside, pairs.cost[i], position));
+        best.push(pair_key(kind.inside, pairs.cost[i], position));
       }
     }
   }
@@ -234,7 +249,7 @@ void write_costs(const SimOtaParams& p, std::int64_t b) {
     p.dynamic_k[b * m + image.rows.row[g]] = static_cast<std::int32_t>(demand_of(p, image, gt));
     for (tile.first = 0; tile.first < image.count[0]; tile.first += kTile) {
       tile.n = std::min(kTile, image.count[0] - tile.first);
-      look(p, image, gt, Kind::kApart, &tile);
+      look(p, image, gt, {false, false}, &tile);
       price(p, b, image, gt, tile, [](std::int64_t) { return true; }, &pairs);
       for (std::int64_t i = 0; i < tile.n; ++i) {
         const std::int64_t at = (offset + image.candidates.index[tile.first + i]) * m + image.rows.row[g];

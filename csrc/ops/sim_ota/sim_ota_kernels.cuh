@@ -146,15 +146,14 @@ __global__ FD_LAUNCH_BOUNDS(kPriorsPerBlock) void sim_ota_collect_kernel(SimOtaP
   for (int begin = 0; begin < hits; begin += groups) {
     const bool active = begin + group < hits;
     const std::int64_t at = active ? first + reached_priors[begin + group] : first;
-    double sum = 0.0;
+    LaneSum lane_sum;
     if (active) {
       const std::int64_t from = source_of(p, image, at);
       const float objectness = objectness_at(p, image, from);
       const T* row = p.scores.as<const T>() + image * p.scores.stride[0] + from * p.scores.stride[1];
-      for (std::int64_t c = lane; c < p.classes(); c += kLanes) {
-        sum += static_cast<double>(class_term(to_float(row[c * p.scores.stride[2]]), objectness));
-      }
+      for (std::int64_t c = lane; c < p.classes(); c += kLanes) lane_sum.add(to_float(row[c * p.scores.stride[2]]), objectness);
     }
+    double sum = lane_sum.total();
     for (int step = kLanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(kAllLanes, sum, step);
     if (active && lane == 0) {
       w.class_sum[offset + at] = sum;

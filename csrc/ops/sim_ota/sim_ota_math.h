@@ -5,7 +5,8 @@
 // and 0 elsewhere. All classes but one have the same term z(p_c) = -log(1 - p_c) for every g, so with S_a = sum_c z(p_c), summed
 // once per prior,
 //   class cost = S_a + (-log(p) - z(p)),   p = sqrt(sigmoid(class) sigmoid(objectness)) of a at label(g).
-// S_a is float64: at a saturated score S_a and z nearly cancel.
+// A logarithm serves kFactors classes: that of the product of their 1 - p_c, which float32 holds, since what is not 0 is at least
+// 2^-24. Where 1 - p_c is 0 the term is 100 and the factor 1. S_a is float64: at a saturated score S_a and z nearly cancel.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +18,10 @@
 
 namespace fastdet::sim_ota {
 
-constexpr int kLanes = 8;                            // partial sums of S_a: lane j adds classes j, j + 8, ...
+constexpr int kLanes = 8;                   // partial sums of S_a: lane j adds classes j, j + 8, ...
+constexpr int kFactors = 8;                 // classes of a lane in one product
+constexpr std::int32_t kProductShift = 70;  // a product begins at 2^70 and ends at 2^-122 or above
+constexpr float kProductStart = 1180591620717411303424.0f;
 constexpr float kMinUnion = 1e-12f;                  // below it the IoU counts as 0
 constexpr float kIouOffset = 1e-8f;                  // inside the logarithm of the IoU cost
 constexpr float kMinLog = -100.0f;                   // logarithms of probabilities, as binary cross-entropy clamps them
@@ -61,11 +65,31 @@ FD_HD float joint_score(float class_logit, float objectness) {
   return clamp_score(square_root(sigmoid_exact(class_logit) * objectness));
 }
 
-// The term of one class in S_a. A logit that is not finite makes the sum NaN, and its prior is then not valid.
-FD_HD float class_term(float class_logit, float objectness) {
-  const float term = -log_one_minus(joint_score(class_logit, objectness));
-  return is_finite(class_logit) ? term : bit_cast<float>(0x7fc00000u);
-}
+// 1 - p of a class: 0, or 2^-24 to 1.
+FD_HD float score_rest(float class_logit, float objectness) { return 1.0f - joint_score(class_logit, objectness); }
+FD_HD double saturated_terms(std::int32_t count) { return -static_cast<double>(kMinLog) * static_cast<double>(count); }
+// The term of the classes in a product that began at kProductStart.
+FD_HD float product_term(float product) { return -log_exact(product, kProductShift); }
+
+// One lane of S_a, class by class. A logit that is not finite makes it NaN, and its prior is then not valid.
+struct LaneSum {
+  double sum = 0.0;
+  float product = kProductStart;
+  std::int32_t factors = 0, saturated = 0;
+
+  FD_HD void add(float class_logit, float objectness) {
+    const float rest = score_rest(class_logit, objectness);
+    if (!is_finite(class_logit)) sum = bit_cast<double>(std::uint64_t{0x7ff8000000000000u});
+    saturated += rest == 0.0f ? 1 : 0;
+    product *= rest == 0.0f ? 1.0f : rest;
+    if (++factors < kFactors) return;
+    sum += static_cast<double>(product_term(product));
+    product = kProductStart, factors = 0;
+  }
+  FD_HD double total() const {
+    return (factors > 0 ? sum + static_cast<double>(product_term(product)) : sum) + saturated_terms(saturated);
+  }
+};
 
 // Cost without the penalty of pairs that are not inside.
 FD_HD float pair_cost(double class_sum, float p, float iou, float class_weight, float iou_weight) {

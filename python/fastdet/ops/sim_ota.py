@@ -9,12 +9,13 @@ import numpy as np
 
 from fastdet import _core
 from fastdet.ops._backend import Op
-from fastdet.ops._numeric import sigmoid_exact
-from fastdet.ops.aligned_ota import Assignment, AssignmentCost, _log, _log_one_minus, _sum_classes, _usable_rows
+from fastdet.ops._numeric import log_exact, sigmoid_exact
+from fastdet.ops.aligned_ota import Assignment, AssignmentCost, _log, _log_one_minus, _usable_rows
 
 _MIN_UNION = np.float32(1e-12)
 _IOU_OFFSET = np.float32(1e-8)  # inside the logarithm of the IoU cost
 _MIN_LOG = np.float32(-100.0)  # logarithms of probabilities are clamped here, as binary cross-entropy does
+_LANES, _FACTORS, _SHIFT = 8, 8, 70  # sums over classes: lane j has classes j, j + 8, ...; 8 of them share a logarithm
 
 
 def sim_ota_assign(
@@ -207,7 +208,7 @@ def _pairs(
     iou = _iou(boxes[b, source].astype(np.float32), gt)
     log_label = np.maximum(_log(p[:, labels]), _MIN_LOG)
     exchange = log_not[:, labels].astype(np.float64) - log_label.astype(np.float64)
-    class_cost = (_sum_classes(-log_not)[:, None] + exchange).astype(np.float32)
+    class_cost = (_sum_others(p)[:, None] + exchange).astype(np.float32)
     class_cost = np.where(class_cost > 0, class_cost, np.float32(0))
     with np.errstate(over="ignore", invalid="ignore"):
         cost = np.float32(class_weight) * class_cost + np.float32(iou_weight) * -_log(iou + _IOU_OFFSET)
@@ -217,6 +218,26 @@ def _pairs(
         total = total + row
     dynamic_k = np.maximum(total.astype(np.int32), 1) if len(valid) else np.zeros(len(gt), np.int32)
     return _Pairs(rows, valid, cost, iou, inside[valid], dynamic_k)
+
+
+def _sum_others(p: np.ndarray) -> np.ndarray:
+    """[n, C] -> [n] float64: the sum of -log(1 - p) by logarithms of products; 100 where p is 1."""
+    n, num_classes = p.shape
+    groups = -(-num_classes // (_LANES * _FACTORS))
+    rests = np.ones((n, groups * _LANES * _FACTORS), np.float32)
+    rests[:, :num_classes] = np.float32(1) - p
+    rests = rests.reshape(n, groups, _FACTORS, _LANES)
+    saturated = rests == 0
+    product = np.full((n, groups, _LANES), 2.0**_SHIFT, np.float32)
+    for factor in range(_FACTORS):
+        product = product * np.where(saturated, np.float32(1), rests)[:, :, factor]
+    lanes = np.zeros((n, _LANES), np.float64)
+    for group in range(groups):
+        lanes = lanes + -log_exact(product[:, group], _SHIFT).astype(np.float64)
+    lanes = lanes - np.float64(_MIN_LOG) * saturated.sum(axis=(1, 2))
+    while lanes.shape[1] > 1:
+        lanes = lanes[:, : lanes.shape[1] // 2] + lanes[:, lanes.shape[1] // 2 :]
+    return lanes[:, 0]
 
 
 def _windows(points, strides, gt, center_radius) -> tuple[np.ndarray, np.ndarray]:

@@ -59,9 +59,9 @@ sanitize: install ## every kernel under ASan + UBSan and under TSan, in the emul
 	$(BIN)/python tests/native/run_sanitized.py $(ARGS)
 
 # Atheris chooses inputs by coverage; where pip has none for this Python, the fuzzers mutate by themselves.
-FUZZ ?= zip zip-crc opcodes safetensors
+FUZZ ?= zip zip-crc opcodes safetensors labels voc yaml coco
 SECONDS ?= 60
-fuzz: install ## readers of weight files under random input: make fuzz FUZZ=opcodes SECONDS=3600
+fuzz: install ## readers of weight files and labels under random input: make fuzz FUZZ=opcodes SECONDS=3600
 	-$(PIP) install -q --only-binary :all: atheris
 	for target in $(FUZZ); do $(BIN)/python tests/fuzz/run.py $$target --seconds $(SECONDS) || exit 1; done
 

@@ -84,6 +84,8 @@ def test_all_of_a_planted_set_is_found(tmp_path, capfd):
     with (root / "data.yaml").open("a") as file:
         file.write("download: https://example.org/a.zip\n")
     planted.append(("download", "data.yaml", ""))
+    (root / "labels" / "val" / "z.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    planted.append(("label-orphan", "z.txt", ""))
     report = check_dataset(root)
     assert found(report) == sorted(planted) and report.harmful
     code = main(["check", str(root), "--json", str(tmp_path / "r.json"), "--show", "0"])
@@ -147,6 +149,12 @@ def test_splits_that_do_not_fit(tmp_path):
     assert {"classes-differ", "class-not-trained"} <= {each[0] for each in found(check_dataset(root))}
     path.write_text("{")
     assert found(check_dataset(root)) == [("unreadable", path.name, "")]
+
+
+def test_labels_in_the_wrong_place(tmp_path):
+    root = write_yolo(tmp_path / "set")
+    (root / "labels").rename(root / "annotation")
+    assert ("no-labels", "set", "") in found(check_dataset(root))
 
 
 def test_pictures_without_labels_are_checked_too(tmp_path, capfd):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fuzzes the readers of weight files: ``python tests/fuzz/run.py TARGET --seconds 60`` (targets: see targets.py).
+"""Fuzzes readers of weights and labels: ``python tests/fuzz/run.py TARGET --seconds 60`` (targets: see targets.py).
 
 With Atheris installed (``pip install atheris``) inputs are chosen by coverage; without it they are mutations of the
 seeds and of each other. A find is written to ``fuzz-find-<hash>`` and ends the run with 1; else counts are printed.
@@ -16,12 +16,15 @@ from pathlib import Path
 
 import numpy as np
 
+TARGETS = ["zip", "zip-crc", "opcodes", "safetensors", "labels", "voc", "yaml", "coco"]
 TOKENS = [
     b"PK\x01\x02", b"PK\x03\x04", b"PK\x05\x06", b"\xff\xff\xff\xff", b"\x00" * 8, b"data.pkl", b"cos\nsystem\n",
     b"\x80\x02", b"R", b"b", b"\x81", b"Q", b"(", b"t", b"}", b"]", b"u", b"e", b"h\x00", b"q\x00", b"\x93", b"\x94",
     b"2", b"0", b".", b"c__builtin__\neval\n", b"ccollections\nOrderedDict\n", b"c__builtin__\nset\n",
     b"ctorch\nSize\n", b"\x8a\x09", b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch\nBFloat16Storage\n",
     b"\x00\x00\x00\x80", b"\xff\xff\xff\x7f",
+    b"<!DOCTYPE a>", b"<!ENTITY a 'b'>", b"&a;", b"<![CDATA[", b"&a ", b"*a", b"<<: ", b"!!python/name:os ", b"!!int ",
+    b"1:1", b"NaN", b"1e999", b"\n", b" ", b"-1", b"[", b"{", b"null", b"true", b'"id": ',
 ]  # fmt: skip
 
 
@@ -88,7 +91,7 @@ def _with_atheris(name: str, seconds: int, seed: int, corpus: Path | None) -> No
 
     import atheris
 
-    with atheris.instrument_imports(include=["fastdet.formats"]):
+    with atheris.instrument_imports(include=["fastdet.formats", "fastdet.data"]):
         import seeds
         import targets
     folder = corpus or Path(tempfile.mkdtemp(prefix="fastdet-corpus-"))
@@ -114,7 +117,7 @@ def _with_atheris(name: str, seconds: int, seed: int, corpus: Path | None) -> No
 def main() -> int:
     """The command line; see the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("target", choices=["zip", "zip-crc", "opcodes", "safetensors"])
+    parser.add_argument("target", choices=TARGETS)
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--engine", choices=["auto", "atheris", "loop"], default="auto")

@@ -97,8 +97,34 @@ def legacy(data: bytes, sizes: dict[str, tuple[int, bytes]] | None = None) -> by
     return head + data + pickle.dumps(list(sizes), 2) + body
 
 
+_BOX = "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>9</xmax><ymax>8.5</ymax></bndbox>"
+_OBJECT = f"<object><name>a</name><difficult>0</difficult>{_BOX}<part><name>b</name>{_BOX}</part></object>"
+_SIZE = "<size><width>20</width><height>10</height><depth>3</depth></size>"
+# What the readers of labels start from.
+LABEL_FILES = {
+    "labels": [
+        "0 0.5 0.5 0.25 0.5\n2 0.1 0.1 0.1 0.1\n",
+        "1 0.1 0.1 0.2 0.1 0.2 0.2\n",
+        "\ufeff1.0\t.5 5e-1 nan inf\r\n",
+    ],
+    "voc": [f'<?xml version="1.0"?>\n<annotation><filename>a.jpg</filename>{_SIZE}{_OBJECT * 2}</annotation>'],
+    "yaml": [
+        "path: .\ntrain: images/train\nval: [images/val, list.txt]\nnames: {0: a, 1: b}\nnc: 2\nkpt_shape: [2, 3]\n",
+        "train: &t images\nval: *t\nnames:\n- a\n- 'b'\ndownload: |\n  import os\nx: &x {<<: {y: 1:30}}\n",
+        "train: a\nnc: 3\nz: 2001-01-01\n",
+    ],
+    "coco": [
+        '{"images": [{"id": 1, "file_name": "a.jpg", "height": 10, "width": 20}],'
+        ' "categories": [{"id": 3, "name": "a"}],'
+        ' "annotations": [{"id": 1, "image_id": 1, "category_id": 3, "bbox": [1, 2, 3.5, 4], "iscrowd": 0}]}'
+    ],
+}
+
+
 def of_target(name: str) -> list[bytes]:
     """The files that a target of ``targets.TARGETS`` starts from."""
+    if name in LABEL_FILES:
+        return [text.encode() for text in LABEL_FILES[name]]
     if name == "opcodes":
         return pickles()
     if name == "safetensors":

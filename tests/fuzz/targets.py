@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the fuzzers call: one function of bytes per reader. Anything but a result or a FileFormatError is a find."""
+"""What the fuzzers call: one function of bytes per reader. Anything but a result or a reader's own error is a find."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import struct
 import sys
@@ -15,6 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from fastdet.data.coco import read_coco
+from fastdet.data.dataset import DataError
+from fastdet.data.voc import read_voc_file
+from fastdet.data.yolo import read_labels
+from fastdet.data.yolo_yaml import read_yaml
 from fastdet.formats import FileFormatError, read_safetensors, read_torch
 from fastdet.formats.module_tree import flatten, is_module
 from fastdet.formats.tensors import TensorReader
@@ -49,6 +55,8 @@ class Watch:
             self.events.append(f"{event}{args!r:.200}")
 
 
+for _name in ("encodings.utf_8_sig", "yaml"):  # what readers import on first use; any other import is a find
+    importlib.import_module(_name)
 _FOLDER = tempfile.mkdtemp(prefix="fastdet-fuzz-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
 _PATH = Path(_FOLDER) / "input"
 
@@ -92,7 +100,46 @@ def opcodes(data: bytes) -> Any:
     return value
 
 
-TARGETS = {"zip": archive, "zip-crc": archive_with_checksums, "opcodes": opcodes, "safetensors": safetensors}
+def _on_labels(read: Callable[[Path], Any], data: bytes) -> Any:
+    _PATH.write_bytes(data)
+    try:
+        return read(_PATH)
+    except DataError as error:
+        if "\n" in str(error) or len(str(error)) > 1000 or not str(error).startswith(str(_PATH)):
+            raise AssertionError(f"not one short line that names the file: {error}") from error
+        return None
+
+
+def labels(data: bytes) -> Any:
+    """``data`` as a label file of the YOLO ecosystem, with three classes."""
+    return _on_labels(lambda path: read_labels(path, 3), data)
+
+
+def voc(data: bytes) -> Any:
+    """``data`` as the XML of a picture."""
+    return _on_labels(read_voc_file, data)
+
+
+def data_yaml(data: bytes) -> Any:
+    """``data`` as the YAML of a data set."""
+    return _on_labels(read_yaml, data)
+
+
+def coco(data: bytes) -> Any:
+    """``data`` as a COCO annotation file."""
+    return _on_labels(lambda path: read_coco(path, _FOLDER), data)
+
+
+TARGETS = {
+    "zip": archive,
+    "zip-crc": archive_with_checksums,
+    "opcodes": opcodes,
+    "safetensors": safetensors,
+    "labels": labels,
+    "voc": voc,
+    "yaml": data_yaml,
+    "coco": coco,
+}
 
 
 def with_checksums(data: bytes) -> bytes:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import numpy as np
 from fastdet.data.dataset import DataError, Dataset, Picture, Problem
 from fastdet.data.duplicates import groups_of_equal, near_pairs, thumbnail
 from fastdet.data.layout import Layout, open_dataset, recognise
+from fastdet.data.yolo import label_path
 from fastdet.image_files import ImageError, read_image
 
 __all__ = ["CheckReport", "SplitReport", "check_dataset"]
@@ -112,7 +114,12 @@ def check_dataset(
         report.splits.append(_count(split, sets[split]))
         _repeated(sets[split], report)
     if layout.kind == "yolo":
-        _note_download(next(iter(layout.splits.values())), report)
+        yaml = next(iter(layout.splits.values()))
+        _note_download(yaml, report)
+        _orphans(Path(os.path.realpath(yaml.parent)), sets, report)
+    if layout.kind in ("yolo", "voc") and sets and not any(dataset.annotations for dataset in sets.values()):
+        text = "no picture has a label; are the label files where they are looked for?"
+        report.problems.append(Problem("warning", "no-labels", report.path, "", text))
     _classes(sets, report)
     _pictures(sets, report, on_picture)
     report.problems = list(dict.fromkeys(report.problems))  # a file that two splits name is one problem
@@ -163,6 +170,23 @@ def _note_download(path: Path, report: CheckReport) -> None:
     if download:
         text = f"'download' is shown here and never run: {download!r:.200}"
         report.problems.append(Problem("note", "download", path, "", text))
+
+
+def _orphans(root: Path, sets: dict[str, Dataset], report: CheckReport) -> None:
+    """Label files to which no picture belongs, in the folders where labels are looked for."""
+    wanted = {label_path(picture.path, root) for dataset in sets.values() for picture in dataset.pictures}
+    # of a picture that could not be read the label file is none too many
+    wanted |= {label_path(problem.path, root) for problem in report.problems if problem.kind == "picture"}
+    for folder in sorted({path.parent for path in wanted}):
+        for path in sorted(folder.glob("*.txt")):
+            if path not in wanted and path.name not in (
+                "classes.txt",
+                "labels.txt",
+                "train.txt",
+                "val.txt",
+                "test.txt",
+            ):
+                report.problems.append(Problem("warning", "label-orphan", path, "", "no picture belongs to it"))
 
 
 def _classes(sets: dict[str, Dataset], report: CheckReport) -> None:

@@ -28,8 +28,13 @@ class Best {
   void push(T value) {
     if (!takes(value)) return;
     if (size_ < capacity_) ++size_;
-    T* at = std::upper_bound(values_, values_ + size_ - 1, value, Before());
-    std::copy_backward(at, values_ + size_ - 1, values_ + size_);
+    T *end = values_ + size_ - 1, *at = end;
+    if (size_ <= kShort) {
+      for (; at != values_ && Before()(value, at[-1]); --at) *at = at[-1];
+    } else {
+      at = std::upper_bound(values_, end, value, Before());
+      std::copy_backward(at, end, end + 1);
+    }
     *at = value;
     if (size_ == capacity_) last_ = values_[size_ - 1];
   }
@@ -37,6 +42,7 @@ class Best {
   T last() const { return last_; }
 
  private:
+  static constexpr std::int64_t kShort = 32;  // lists in which a value finds its place by a plain walk
   std::int64_t capacity_, size_ = 0;
   T* values_;
   T last_;  // values not before this one do not enter

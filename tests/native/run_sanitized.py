@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the operators' Python tests with sanitizers in the extension and in the emulated CUDA kernels.
+"""Runs the Python tests of native code with sanitizers in the extension and in the emulated CUDA kernels.
 
 ``python tests/native/run_sanitized.py [--build asan|tsan] [--small] [pytest arguments]``; without --build, both.
 
@@ -20,8 +20,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 import build
 
-TESTS = "tests/ops"
-SMALL = "(numpy-plain or numpy-strided or cuda-forward) and not large"
+TESTS = ("tests/ops", "tests/models/test_cpu_graph.py", "tests/evaluation")  # whatever runs native code
+SMALL = "(numpy-plain or numpy-strided or cuda-forward or cpu_graph or evaluation) and not large"
 # Without tracing by torch, which runs no other native code, and without the tests of size, which would take hours here.
 ALL = "not torch_library and not million_boxes and not all_equal_scores"
 OPTIONS = {
@@ -72,6 +72,7 @@ def run(variant: str, keyword: str, tests: list[str]) -> bool:
         old.unlink()
     env = environment(variant, log)
     env.update(PYTHONPATH=str(package), FASTDET_CUDA_LIB=str(library), FASTDET_NUM_THREADS="3", OMP_NUM_THREADS="1")
+    env.setdefault("FASTDET_EVALUATION_CASES", "400")
     used = _core_in_use(env)
     if not used.startswith(str(package)):
         print(f"run_sanitized: the extension under test would be {used}, not the one in {package}", file=sys.stderr)
@@ -91,7 +92,7 @@ def main() -> int:
     parser.add_argument("--small", action="store_true", help="fewer variants of each case, for every change")
     options, arguments = parser.parse_known_args()
     results = [
-        run(variant, SMALL if options.small else ALL, arguments or [TESTS]) for variant in options.build or OPTIONS
+        run(variant, SMALL if options.small else ALL, arguments or [*TESTS]) for variant in options.build or OPTIONS
     ]
     return 0 if all(results) else 1
 

@@ -32,6 +32,8 @@ WANTED = {
 @pytest.mark.parametrize("kind", WRITERS)
 def test_every_format_gives_the_same(tmp_path, kind):
     root = WRITERS[kind](tmp_path / "set")
+    if kind != "yolo":  # a YAML that describes something else
+        (root / "settings.yaml").write_text("- 1\n")
     assert recognise(root).kind == kind
     data = open_dataset(root, "val")
     assert data.names == NAMES and data.category_ids == (0, 1) and summary(data) == WANTED

@@ -49,9 +49,9 @@ def recognise(data: str | os.PathLike[str]) -> Layout:
 
     - a ``.json`` file: COCO; a ``.yaml`` or ``.yml`` file: YOLO; a ``.txt`` file: a list of pictures;
     - a folder with ``annotations/instances_SPLIT.json`` or ``SPLIT/_annotations.coco.json``: COCO;
-    - a folder with one YAML file (or ``data.yaml`` among several): YOLO;
     - a folder with ``Annotations/`` and ``JPEGImages/``, or with XML files beside pictures, in it or in one folder
       a split: VOC;
+    - a folder with one YAML file (or ``data.yaml`` among several): YOLO;
     - any other folder with pictures somewhere in it: pictures without labels.
 
     Raises:
@@ -66,7 +66,9 @@ def recognise(data: str | os.PathLike[str]) -> Layout:
             _fail(path, "must be a folder, a COCO file (.json), a data YAML or a list of pictures (.txt)")
         kind = kinds[path.suffix.lower()]
         return Layout(kind, path, _yaml_splits(path) if kind == "yolo" else {"": path})
-    for kind, splits in (("coco", _coco_splits(path)), ("yolo", _yaml_in(path)), ("voc", _voc_splits(path))):
+    # in this order: a folder of COCO or VOC files may hold a YAML of something else
+    for kind, find in (("coco", _coco_splits), ("voc", _voc_splits), ("yolo", _yaml_in)):
+        splits = find(path)
         if splits:
             return Layout(kind, path, splits)
     return Layout("pictures", path, {"": path})

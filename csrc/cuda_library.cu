@@ -20,6 +20,7 @@
 #include "ops/rep_conv/rep_conv.h"
 #include "ops/rotated_nms/rotated_nms.h"
 #include "ops/sim_ota/sim_ota.h"
+#include "ops/soft_nms/soft_nms.h"
 #include "ops/task_aligned/task_aligned.h"
 #include "ops/topk_detections/topk_detections.h"
 
@@ -120,6 +121,7 @@ const CudaTable table = {
     launcher<SimOtaParams, sim_ota_cuda>,
     launcher<RotatedNmsParams, rotated_nms_cuda>,
     launcher<MatrixNmsParams, matrix_nms_cuda>,
+    launcher<SoftNmsParams, soft_nms_cuda>,
 };
 
 }  // namespace

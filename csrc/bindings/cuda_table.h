@@ -24,6 +24,7 @@ struct TaskAlignedParams;
 struct HungarianAssignParams;
 struct SimOtaParams;
 struct RotatedNmsParams;
+struct SoftNmsParams;
 struct MatrixNmsParams;
 
 struct CudaTable {
@@ -68,6 +69,7 @@ struct CudaTable {
   Launcher<SimOtaParams> sim_ota;
   Launcher<RotatedNmsParams> rotated_nms;
   Launcher<MatrixNmsParams> matrix_nms;
+  Launcher<SoftNmsParams> soft_nms;
 };
 
 }  // namespace fastdet

@@ -52,6 +52,7 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
   bindings::bind_sim_ota(module);
   bindings::bind_task_aligned(module);
   bindings::bind_rotated_nms(module);
+  bindings::bind_soft_nms(module);
   bindings::bind_matrix_nms(module);
   bindings::bind_topk_detections(module);
 }

@@ -116,6 +116,7 @@ from fastdet.ops.sim_ota import (
     sim_ota_cost,
     sim_ota_cost_reference,
 )
+from fastdet.ops.soft_nms import SOFT_NMS, soft_nms, soft_nms_reference
 from fastdet.ops.task_aligned import (
     TASK_ALIGNED_ASSIGN,
     TASK_ALIGNED_COST,
@@ -159,12 +160,14 @@ OPS = (
     SIM_OTA_ASSIGN,
     SIM_OTA_COST,
     ROTATED_NMS,
+    SOFT_NMS,
     MATRIX_NMS,
 )
 
 __all__ = [
     "MATRIX_NMS",
     "OPS",
+    "SOFT_NMS",
     "Assignment",
     "AssignmentCost",
     "BatchNorm",
@@ -246,6 +249,8 @@ __all__ = [
     "sim_ota_assign_reference",
     "sim_ota_cost",
     "sim_ota_cost_reference",
+    "soft_nms",
+    "soft_nms_reference",
     "task_aligned_assign",
     "task_aligned_assign_reference",
     "task_aligned_cost",

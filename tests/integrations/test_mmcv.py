@@ -78,6 +78,43 @@ def test_batched_nms(agnostic):
     assert torch.equal(found[:, 4], scores.sort(descending=True)[0]) and torch.equal(found[:, :4], boxes[keep])
 
 
+@pytest.mark.parametrize("method", ["naive", "linear", "gaussian"])
+@pytest.mark.parametrize("offset", [0, 1])
+def test_soft_nms(method, offset):
+    boxes, scores, _ = boxes_of(40, 3)
+    scores = scores + torch.arange(40) * 1e-4  # no ties
+    rows, left, want = boxes.tolist(), dict(enumerate(scores.tolist())), []
+    while left:
+        best = max(left, key=lambda i: left[i])
+        if left[best] <= 0.05:
+            break
+        want.append((best, left.pop(best)))
+        for i in left:
+            iou = pair_iou(rows[best], rows[i], offset)
+            near = np.float32(iou) >= np.float32(0.3)
+            factors = {"naive": 1 - near, "linear": 1 - iou * near, "gaussian": np.exp(-(iou**2) / 0.5)}
+            left[i] *= factors[method]
+    found, index = ours.soft_nms(boxes, scores, min_score=0.05, method=method, offset=offset)
+    assert index.tolist() == [i for i, _ in want] and torch.equal(found[:, :4], boxes[index])
+    np.testing.assert_allclose(found[:, 4], [score for _, score in want], rtol=1e-4)
+    array, rows_kept = ours.soft_nms(boxes.numpy(), scores.numpy(), min_score=0.05, method=method, offset=offset)
+    assert isinstance(array, np.ndarray) and rows_kept.tolist() == index.tolist()
+
+
+def test_nms_rotated():
+    """Without rotation it is ``nms``; a square turned by 45 degrees covers less of its neighbour."""
+    boxes, scores, labels = boxes_of(60, 5)
+    centred = torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2], torch.zeros(60, 1)], 1)
+    for groups in (None, labels):
+        found, keep = ours.nms_rotated(centred, scores, 0.4, groups)
+        want = greedy(boxes, scores, [0] * 60 if groups is None else groups.tolist(), 0.4, 0)
+        assert keep.tolist() == want and torch.equal(found, torch.cat([centred, scores[:, None]], 1)[want])
+    pair = torch.tensor([[0, 0, 10, 10, 0], [0, 0, 10, 10, 0.785398]])  # IoU 0.707
+    scores = torch.tensor([0.9, 0.8])
+    assert ours.nms_rotated(pair, scores, 0.72)[1].tolist() == [0, 1]
+    assert ours.nms_rotated(pair, scores, 0.70, clockwise=False)[1].tolist() == [0]
+
+
 def test_kept_boxes_have_gradients():
     boxes, scores, _ = boxes_of(10, 5)
     boxes.requires_grad_()
@@ -151,9 +188,10 @@ def stand_in() -> dict[str, types.ModuleType]:
         "def nms(boxes): return 'theirs'\ndef batched_nms(boxes): return nms(boxes)\ndef other(): return 0", vars(file)
     )
     exec("def bbox_overlaps(a): return 'theirs'", vars(file))
+    exec("def soft_nms(a): return 'theirs'\ndef nms_rotated(a): return 'theirs'", vars(file))
     exec("class MultiScaleDeformableAttnFunction: pass", vars(attention))
     exec("def multi_scale_deformable_attn_pytorch(value): return 'theirs'", vars(attention))
-    for name in ("nms", "batched_nms", "bbox_overlaps", "other"):
+    for name in ("nms", "batched_nms", "soft_nms", "nms_rotated", "bbox_overlaps", "other"):
         setattr(found["mmcv.ops"], name, getattr(file, name))
     found["mmcv.ops"].MultiScaleDeformableAttnFunction = attention.MultiScaleDeformableAttnFunction
     found["mmdet.models"].suppress = file.batched_nms
@@ -192,6 +230,7 @@ def test_without_mmcv(monkeypatch):
         (lambda b, s: ours.batched_nms(b, s, s, {"type": "soft_nms", "iou_threshold": 0.5}), "got 'soft_nms'"),
         (lambda b, s: ours.batched_nms(b, s, s, {"iou_threshold": 0.5, "sigma": 1}), "got the key 'sigma' too"),
         (lambda b, s: ours.batched_nms(b, s, s, {}), "got none"),
+        (lambda b, s: ours.soft_nms(b, s, method="hard"), "got 'hard'"),
         (lambda b, s: ours.bbox_overlaps(b, b, "giou"), "mode must be 'iou' or 'iof', got 'giou'"),
         (lambda b, s: ours.bbox_overlaps(b, b[:2], aligned=True), "as many, got 5 and 2"),
     ],

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """mmcv's operators by fastdet's: under mmcv's names and signatures, or put in mmcv's place.
 
-Covered: ``nms``, ``batched_nms``, ``bbox_overlaps``, ``MultiScaleDeformableAttnFunction`` and
-``multi_scale_deformable_attn_pytorch``, on CPU and CUDA, without mmcv's compiled extension.
+Covered: ``nms``, ``batched_nms``, ``soft_nms``, ``nms_rotated``, ``bbox_overlaps``,
+``MultiScaleDeformableAttnFunction`` and ``multi_scale_deformable_attn_pytorch``, on CPU and CUDA, without mmcv's
+compiled extension.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ __all__ = [
     "bbox_overlaps",
     "multi_scale_deformable_attn_pytorch",
     "nms",
+    "nms_rotated",
     "patch",
     "patched",
+    "soft_nms",
     "unpatch",
 ]
 
@@ -95,6 +98,66 @@ def batched_nms(
     groups = None if class_agnostic else idxs
     keep = _keep(boxes, scores, groups, threshold, offset, score_threshold, max_num)
     return torch.cat((boxes[keep], scores[keep, None]), 1), keep
+
+
+def soft_nms(
+    boxes: Any,
+    scores: Any,
+    iou_threshold: float = 0.3,
+    sigma: float = 0.5,
+    min_score: float = 1e-3,
+    method: str = "linear",
+    offset: int = 0,
+) -> tuple[Any, Any]:
+    """``mmcv.ops.soft_nms``: scores fall where boxes overlap a better one.
+
+    Args:
+        boxes, scores, offset: as for ``nms``. iou_threshold: not of the gaussian method. sigma: of the gaussian one.
+        min_score: boxes whose score does not stay above it are left out.
+        method: ``"linear"``, ``"gaussian"``, or ``"naive"``: dropped from ``iou_threshold`` on, as mmcv has it.
+
+    Returns:
+        (K, 5) boxes with their new scores and (K,) int64 indices, by falling new score; tensors, or arrays for a boxes
+        array.
+
+    Raises:
+        ValueError: a shape or an offset that mmcv does not take either, or another method.
+    """
+    _check_offset("soft_nms", offset)
+    if method not in ("naive", "linear", "gaussian"):
+        raise ValueError(f"soft_nms: method must be 'naive', 'linear' or 'gaussian', got {method!r}")
+    is_array = isinstance(boxes, np.ndarray)
+    boxes, scores = (torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in (boxes, scores))
+    _check_boxes("soft_nms", boxes, scores)
+    if method == "naive":
+        below = float(np.nextafter(np.float32(iou_threshold), np.float32(-1)))
+        index = _keep(boxes, scores, None, below, offset, min_score, -1)
+        rescored = scores[index]
+    else:
+        ends = _ends(boxes.detach(), offset)
+        ends, values = (a.float() if a.dtype == torch.float64 else a for a in (ends, scores.detach()))
+        index, rescored = ops.soft_nms(
+            ends, values, method=method, iou_threshold=iou_threshold, sigma=sigma, score_threshold=min_score
+        )
+    found = torch.cat((boxes[index], rescored[:, None].to(boxes.dtype)), 1)
+    return (found.numpy(), index.numpy()) if is_array else (found, index)
+
+
+def nms_rotated(
+    dets: Tensor, scores: Tensor, iou_threshold: float, labels: Tensor | None = None, clockwise: bool = True
+) -> tuple[Tensor, Tensor]:
+    """``mmcv.ops.nms_rotated``: greedy suppression by the IoU of rotated rectangles.
+
+    Args:
+        dets: (N, 5) centre, width, height, angle in radians. scores: (N,). labels: (N,) classes, which do not suppress
+            one another. clockwise: without effect, because no overlap depends on it.
+
+    Returns:
+        (K, 6) boxes with scores and (K,) int64 indices, by falling score.
+    """
+    boxes, values = (a.float() if a.dtype == torch.float64 else a for a in (dets.detach(), scores.detach()))
+    keep = ops.rotated_nms(boxes, values, iou_threshold, idxs=None if labels is None else labels.long())
+    return torch.cat((dets[keep], scores[keep, None]), 1), keep
 
 
 def bbox_overlaps(
@@ -171,7 +234,10 @@ def multi_scale_deformable_attn_pytorch(
 
 # ---- in mmcv's place -----------------------------------------------------------------------------------------------
 
-_OURS = {each.__name__: each for each in (nms, batched_nms, bbox_overlaps, MultiScaleDeformableAttnFunction)}
+_OURS = {
+    each.__name__: each
+    for each in (nms, batched_nms, soft_nms, nms_rotated, bbox_overlaps, MultiScaleDeformableAttnFunction)
+}
 _EXCHANGES = (
     Exchange("mmcv.ops", _OURS, ["mmcv", "mmdet", "mmrotate"]),
     Exchange(

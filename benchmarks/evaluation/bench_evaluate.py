@@ -123,8 +123,7 @@ def bench_evaluate(benchmark: Any, count: int) -> None:
         contenders["faster-coco-eval"] = peer(FasterCOCO, COCOeval_faster, truth, rows)
     contenders["pycocotools"] = peer(COCO, COCOeval, truth, rows)
     memory = {name: peak_memory(run) for name, run in contenders.items()} if benchmark.enabled else {}
-    rounds = 3 if count < 100_000 else 1  # pycocotools takes half a minute a turn
     compare(
-        benchmark, "evaluate", f"5,000 pictures, {count:,} detections", contenders, same=agree, rounds=rounds,
+        benchmark, "evaluate", f"5,000 pictures, {count:,} detections", contenders, same=agree, rounds=10,
         extra={"peak_memory": memory},
     )  # fmt: skip

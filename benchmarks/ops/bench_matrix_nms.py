@@ -51,7 +51,7 @@ def run(benchmark, device: str) -> None:
         "torch": lambda: torch_matrix_nms(boxes, scores),
     }
     name = f"{n} random boxes, gaussian"
-    compare(benchmark, "matrix_nms", name, contenders, same=agree, rounds=5, device=device)
+    compare(benchmark, "matrix_nms", name, contenders, same=agree, rounds=10, device=device)
 
 
 def bench_matrix_nms(benchmark):

@@ -55,7 +55,7 @@ def run(benchmark, device: str) -> None:
         "torch": lambda: torch_fast(boxes, scores),
     }
     name = f"{n} random rotated boxes, probabilistic IoU 0.7, fast"
-    compare(benchmark, "rotated_nms", name, contenders, same=agree, rounds=3, device=device)
+    compare(benchmark, "rotated_nms", name, contenders, same=agree, rounds=10, device=device)
 
 
 def bench_rotated_nms(benchmark):
@@ -76,4 +76,4 @@ def bench_rotated_nms_forms(benchmark):
         )
         for measure, semantics in (("probiou", "greedy"), ("polygon", "greedy"), ("polygon", "fast"))
     }
-    take_turns(benchmark, "rotated_nms", contenders, rounds=5)
+    take_turns(benchmark, "rotated_nms", contenders, rounds=10)

@@ -54,7 +54,7 @@ def run(benchmark, device: str) -> None:
         "torch": lambda: torch_soft_nms(boxes, scores),
     }
     name = f"{n} random boxes, gaussian"
-    compare(benchmark, "soft_nms", name, contenders, same=agree, rounds=5, device=device)
+    compare(benchmark, "soft_nms", name, contenders, same=agree, rounds=10, device=device)
 
 
 def bench_soft_nms(benchmark):

@@ -114,4 +114,4 @@ def bench_task_aligned_crowd(benchmark, device):
     setting = f"{images} images of 8400 anchors, 5000 boxes of 8 to 64 px"
     if device == "cpu":
         assert peak_memory(contenders["fastdet"]) < images * 2**31 // 128
-    take_turns(benchmark, "task_aligned", {setting: contenders["fastdet"]}, rounds=3, device=device)
+    take_turns(benchmark, "task_aligned", {setting: contenders["fastdet"]}, rounds=10, device=device)

@@ -63,8 +63,7 @@ class Mix final : public Step {
     const Index positions = all_.qkv.height * width, count = padded(positions, 32);
     const Parts parts(positions, all_.key_dim, all_.value_dim);
     const float* scratch = reinterpret_cast<const float*>(context.at(all_.scratch)) + head * parts.total;
-    thread_local std::vector<float> scores;
-    scores.resize(static_cast<std::size_t>(kMaxPixels * count));
+    const std::unique_ptr<float[]> scores(new float[static_cast<std::size_t>(kMaxPixels * count)]);
     alignas(64) float sums[kMaxPixels * 32];
     const Index zero = 0;
     for (Index x = 0; x < width; x += kMaxPixels) {
@@ -73,11 +72,11 @@ class Mix final : public Step {
       for (Index key = 0; key < count; key += 32) {
         product(reinterpret_cast<const std::uint32_t*>(scratch + (y * width + x) * all_.key_dim), all_.key_dim, &zero, 1,
                 all_.key_dim, reinterpret_cast<const std::uint32_t*>(scratch + parts.keys + key * all_.key_dim), sums);
-        for (Index m = 0; m < pixels; ++m) std::copy(sums + 32 * m, sums + 32 * (m + 1), scores.data() + m * count + key);
+        for (Index m = 0; m < pixels; ++m) std::copy(sums + 32 * m, sums + 32 * (m + 1), scores.get() + m * count + key);
       }
-      for (Index m = 0; m < pixels; ++m) softmax(scores.data() + m * count, positions, count);
+      for (Index m = 0; m < pixels; ++m) softmax(scores.get() + m * count, positions, count);
       for (Index d = 0; d < all_.value_dim; d += 32) {
-        product(reinterpret_cast<const std::uint32_t*>(scores.data()), count, &zero, 1, count,
+        product(reinterpret_cast<const std::uint32_t*>(scores.get()), count, &zero, 1, count,
                 reinterpret_cast<const std::uint32_t*>(scratch + parts.values + d * count), sums);
         const Map& out = all_.mixed;
         Finish to{};

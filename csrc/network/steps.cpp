@@ -160,8 +160,7 @@ class PlaneConvolution final : public WindowStep {
  protected:
   void run_rows(Index begin, Index end, const Context& context) const override {
     alignas(64) float sums[kMaxPixels * 2 * kLanes];
-    thread_local std::vector<float> rows;
-    rows.assign(taps_.size() * static_cast<std::size_t>(wide_), 0.0f);
+    std::vector<float> rows(taps_.size() * static_cast<std::size_t>(wide_), 0.0f);
     for (Index y = begin; y < end; ++y) {
       lay_out(y, context, rows.data());
       const float* weight = weights_->single.data();

@@ -78,6 +78,7 @@ FD_D void order_short(Entry* list, int n, int lane) {
   const Entry entry = lane < n ? list[lane] : Entry{0, 0};
   int rank = 0;
   for (int i = 0; i < n; ++i) rank += __shfl_sync(kAllThreads, entry.sample, i) < entry.sample ? 1 : 0;
+  __syncwarp();  // shuffles do not order memory: all entries are read before one is written
   if (lane < n) list[rank] = entry;
 }
 

@@ -182,8 +182,8 @@ FD_D void add_line(const Search& s, const Problem& problem, const T* cost, std::
 // Block: one image. The search lies in dynamic shared memory where it fits, else in the workspace. Reads the costs (and settles
 // them where they are not ordinary), writes matched_gt, matched_query and num_pos.
 template <typename T>
-__global__ FD_LAUNCH_BOUNDS(kMaxSolveThreads) void hungarian_assign_solve_kernel(HungarianAssignParams p, Layout w,
-                                                                                 bool in_shared) {
+__global__ FD_LAUNCH_BOUNDS(kMaxSolveThreads, 1) void hungarian_assign_solve_kernel(HungarianAssignParams p, Layout w,
+                                                                                    bool in_shared) {
   FD_SHARED(Nearest, scratch, 2 * kMaxSolveThreads / kWarp);
   FD_SHARED(std::int32_t, matched, 1);
   FD_SHARED(std::int32_t, surplus, 1);

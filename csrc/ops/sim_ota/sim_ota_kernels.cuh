@@ -249,7 +249,7 @@ FD_D void take_smallest(std::int64_t n, std::int64_t wanted, std::uint64_t* scra
 // Block: one ground truth of one image, over that image's valid priors. Sums the largest IoUs to k, then takes the k cheapest
 // priors: adds to their takers and lowers first_taker. Where enough priors lie inside, only those are priced, since the others
 // come after. With want_cost it stops after k.
-__global__ FD_LAUNCH_BOUNDS(kChooseThreads) void sim_ota_choose_kernel(SimOtaParams p, DeviceLayout w) {
+__global__ FD_LAUNCH_BOUNDS(kChooseThreads, 1) void sim_ota_choose_kernel(SimOtaParams p, DeviceLayout w) {
   FD_SHARED(std::uint64_t, keys, 2 * kChooseThreads / kWarp);
   FD_SHARED(std::int32_t, sums, kChooseThreads / kWarp);
   const std::int64_t image = block_image(p.rows()), row = block_part(p.rows());

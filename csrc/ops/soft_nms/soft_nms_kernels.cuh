@@ -35,7 +35,7 @@ FD_D std::uint64_t soft_best(std::uint64_t mine, std::uint64_t* keys, std::uint6
 }
 
 template <bool kGaussian>
-__global__ FD_LAUNCH_BOUNDS(kSoftThreads) void soft_nms_kernel(SoftTask task) {
+__global__ FD_LAUNCH_BOUNDS(kSoftThreads, 1) void soft_nms_kernel(SoftTask task) {
   FD_SHARED(std::uint64_t, keys, kSoftThreads);
   FD_SHARED(std::uint64_t, few, kSoftLanes);
   const std::int64_t count = task.in.count(), t = threadIdx.x;

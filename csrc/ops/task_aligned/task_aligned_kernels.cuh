@@ -175,7 +175,7 @@ FD_D std::int32_t first_row(const TaskAlignedParams& p, const DeviceLayout& w, s
 // Block: 256 anchors of one image, a thread each; an anchor with several takers is settled by its whole warp. Writes the owner
 // (in first_taker) and the metric and overlap with it.
 template <IouKind K>
-__global__ FD_LAUNCH_BOUNDS(kAnchorsPerBlock) void task_aligned_settle_kernel(TaskAlignedParams p, DeviceLayout w) {
+__global__ FD_LAUNCH_BOUNDS(kAnchorsPerBlock, 1) void task_aligned_settle_kernel(TaskAlignedParams p, DeviceLayout w) {
   const std::int64_t image = block_image(w.tiles), anchor = block_part(w.tiles) * kAnchorsPerBlock + threadIdx.x;
   const std::int64_t at = image * p.anchors() + anchor;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;

@@ -34,8 +34,10 @@ CHOSEN = (
     ("ms_deform_attn", "forward and backward, RT-DETRv2-L decoder, batch 1"),
     ("rep_conv2d", "3x3 64-64 at 80x80, NCHW float32"),
     ("accelerate", "rtdetrv2-l"),
-    ("latency", "yolo11n"),
-    ("latency", "yolo26n"),
+    ("latency", "yolo11n, float32"),
+    ("latency", "yolo11n, bfloat16"),
+    ("latency", "yolo26n, float32"),
+    ("latency", "yolo26n, bfloat16"),
 )
 
 
@@ -48,10 +50,10 @@ def row(record: dict[str, Any], setting: str) -> str:
     """One line: operator, setting, our median, each peer's median with the ratio."""
     figures = record["settings"][setting]
     ours, *peers = figures["milliseconds"]
-    cells = [
-        f"{name} {milliseconds(figures['milliseconds'][name]['median'])} (**{figures['ratio'][name]:.1f}×**)"
-        for name in peers
-    ]
+    cells = []
+    for name in peers:
+        ratio = "" if name.startswith("fastdet") else f" (**{figures['ratio'][name]:.1f}×**)"  # ours in another form
+        cells.append(f"{name} {milliseconds(figures['milliseconds'][name]['median'])}{ratio}")
     mine = milliseconds(figures["milliseconds"][ours]["median"])
     memory = figures.get("peak_memory", {})
     if memory:
@@ -72,17 +74,17 @@ def table(rows: list[str]) -> str:
 
 
 def machines(results: dict[str, dict[str, Any]]) -> str:
-    """One sentence per machine and software that the figures come from."""
-    found = []
+    """One sentence per machine and software that the figures come from, with the commits measured there."""
+    commits: dict[str, list[str]] = {}
     for record in results.values():
         m = record["machine"]
         versions = ", ".join(f"{name} {version}" for name, version in m["versions"].items())
         place = f"{m['gpu']}, {m['cuda']}; {m['cpu']}" if "gpu" in m else m["cpu"]
         threads = f"{m['fastdet_threads']} threads each" if m["fastdet_threads"] > 1 else "1 thread each"
-        sentence = f"{place}, {threads}; {versions}; Python {m['python']}; commit {m['commit']}."
-        if sentence not in found:
-            found.append(sentence)
-    return " ".join(found)
+        known = commits.setdefault(f"{place}, {threads}; {versions}; Python {m['python']}", [])
+        if m["commit"] not in known:
+            known.append(m["commit"])
+    return " ".join(f"{sentence}; commit {', '.join(known)}." for sentence, known in commits.items())
 
 
 def chosen(results: dict[str, dict[str, Any]]) -> str:

@@ -33,6 +33,12 @@ WORDS = [
     {"kind": "diou", "fmt": "xywh", "eps": 0.1, "eps_enclosing": "clamp", "eps_sides": "both"},
     {"kind": "ciou", "fmt": "cxcywh", "eps": 0.1, "eps_sides": "both", "detach_alpha": False},
     {"kind": "probiou"},
+    {"kind": "iou", "fmt": "cxcywh", "eps_union": "none"},
+    {"kind": "giou", "fmt": "xywh", "eps": 1e-3, "eps_enclosing": "none"},
+    {"kind": "giou", "eps": 0.1, "eps_union": "none", "eps_enclosing": "clamp", "eps_sides": "height"},
+    {"kind": "diou", "fmt": "cxcywh", "eps": 1e-3, "eps_union": "clamp", "eps_enclosing": "none"},
+    {"kind": "ciou", "fmt": "xywh", "eps": 1e-3, "eps_union": "clamp", "eps_enclosing": "clamp", "eps_sides": "height"},
+    {"kind": "probiou", "eps": 1e-3, "variance_eps": 1.0},
 ]
 
 

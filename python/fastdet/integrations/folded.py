@@ -26,7 +26,10 @@ _FROZEN_EPS = 1e-5  # written into forward() of every such class
 
 
 class Folded(Changed):
-    """A block whose forward is ``_fastdet_run`` where no one looks into it, and its own otherwise."""
+    """A block whose forward is ``_fastdet_run`` where no one looks into it, and its own otherwise.
+
+    Not an ``abc.ABC``: its metaclass would become that of other people's blocks.
+    """
 
     def forward(self, x: Tensor, *args: Any, **options: Any) -> Tensor:
         """As the block's."""
@@ -43,14 +46,15 @@ class Folded(Changed):
 
     def _fastdet_pairs(self) -> Sequence[Pair]:
         """Convolutions and norms that are folded; none if someone has put something else in their places."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__}: which convolutions are folded is the block's")
 
     def _fastdet_passed(self) -> Sequence[nn.Module]:
         """Other parts that are not called any more."""
         return ()
 
     def _fastdet_run(self, x: Tensor, pairs: Sequence[Pair]) -> Tensor:
-        raise NotImplementedError
+        """The block's result for ``x``, ``pairs`` folded."""
+        raise NotImplementedError(f"{type(self).__name__}: how the folded convolution runs is the block's")
 
     def _fastdet_folded(self, pairs: Sequence[Pair], activation: str, *, add_first: bool = False) -> RepConv2d:
         now = ((activation, add_first), *_state(pairs))

@@ -1,7 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
+"""The loader gives the same batches whoever builds them, from any place on, and says what it could not read."""
+
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,27 +19,30 @@ from PIL import Image
 from fastdet.data.augment import Augmentation
 from fastdet.data.coco import read_coco
 from fastdet.data.dataset import DataError, Picture
-from fastdet.data.loader import PictureCache, read_picture, train_batches
+from fastdet.data.loader import Loader, read_picture
 
 OPTIONS = Augmentation(mosaic=0.5, mixup=0.2, rotate_quarter=0.5)
+SIZE = (64, 96)
 
 
-def batches(shapes, *, batch_size=2, workers=0, epoch=3, seed=5, limit_mb=100, calm=False):
-    data = read_coco(shapes / "annotations/train.json", shapes / "images")
-    cache = PictureCache(data.pictures, limit_mb)
-    return list(
-        train_batches(
-            data,
-            cache,
-            OPTIONS,
-            size=(64, 96),
-            batch_size=batch_size,
-            seed=seed,
-            epoch=epoch,
-            workers=workers,
-            calm=calm,
-        )
-    )
+def dataset_of(root):
+    return read_coco(root / "annotations/train.json", root / "images")
+
+
+def loader_of(root, **options):
+    return Loader(dataset_of(root), OPTIONS, **{"size": SIZE, "batch_size": 2, "seed": 5, "cache_mb": 100, **options})
+
+
+def batches(root, epoch=3, **options):
+    with loader_of(root, **options) as loader:
+        loader.seek(epoch)
+        return list(loader)
+
+
+def content(batch):
+    """All of a batch, as bytes."""
+    arrays = [batch.images, *batch.boxes, *batch.labels]
+    return [(each.shape, each.dtype, each.tobytes()) for each in arrays], batch.indices
 
 
 def flat(given):
@@ -52,24 +64,92 @@ def test_shapes_and_order(shapes):
 def test_sample_depends_on_seed_epoch_and_index_only(shapes):
     reference = flat(batches(shapes))
     assert sorted(reference) == list(range(8))
-    for options in (
-        {"workers": 1},
-        {"workers": 3},
-        {"batch_size": 4},
-        {"batch_size": 8, "workers": 2},
-        {"limit_mb": 0},
-    ):
+    for options in ({"batch_size": 4}, {"batch_size": 8, "workers": 2}, {"cache_mb": 0}):
         assert flat(batches(shapes, **options)) == reference, options
-    order = [batch.indices for batch in batches(shapes)]
-    assert [batch.indices for batch in batches(shapes, workers=2)] == order
     for options in ({"epoch": 4}, {"seed": 6}):
         other = flat(batches(shapes, **options))
         assert all(other[index] != reference[index] for index in range(8))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"workers": 1},
+        {"workers": 3, "prefetch": 1},
+        {"workers": 5},
+        {"workers": 1, "worker_kind": "process"},
+        {"workers": 2, "worker_kind": "process", "prefetch": 1},
+    ],
+    ids=str,
+)
+def test_all_workers_give_the_same_batches_in_two_epochs(shapes, options):
+    with loader_of(shapes) as plain, loader_of(shapes, **options) as loader:
+        for _ in range(2):
+            wanted, given = list(plain), list(loader)
+            assert [content(batch) for batch in given] == [content(batch) for batch in wanted]
+        assert loader.state() == plain.state() and loader.state()["epoch"] == 2
+
+
+@pytest.mark.parametrize("options", [{}, {"workers": 2}, {"workers": 2, "worker_kind": "process"}], ids=str)
+def test_state_gives_exactly_the_remaining_batches(shapes, options):
+    straight = [content(batch) for epoch in (0, 1) for batch in batches(shapes, epoch)]
+    for taken in (0, 1, 4, 5):
+        first = loader_of(shapes)
+        seen = []
+        while len(seen) < taken:
+            for batch in first:
+                seen.append(content(batch))
+                if len(seen) == taken:
+                    break
+        saved = json.loads(json.dumps(first.state()))
+        with loader_of(shapes, **options) as second:
+            second.load_state(saved)
+            while second.state()["epoch"] < 2:
+                seen += [content(batch) for batch in second]
+        assert seen == straight, taken
+        if "worker_kind" in options:
+            break  # starting processes takes its time
+
+
+def test_states_that_do_not_fit_are_refused(shapes):
+    loader = loader_of(shapes)
+    state = loader.state()
+    for change in ({"seed": 6}, {"batch_size": 4}, {"pictures": 9}, {"batch": 5}, {"epoch": -1}, {"batch": None}):
+        with pytest.raises(ValueError, match="Loader: "):
+            loader.load_state({**state, **change})
+    assert loader.state() == state
+    for batch in loader:
+        with pytest.raises(RuntimeError, match="cannot seek"):
+            loader.load_state(state)
+        with pytest.raises(RuntimeError, match="has not ended"):
+            next(iter(loader))
+        assert batch.images.any()
+
+
+def test_refusals(shapes):
+    for options in ({"batch_size": 0}, {"workers": -1}, {"prefetch": 0}, {"worker_kind": "fork"}, {"on_error": "grey"}):
+        with pytest.raises(ValueError, match=f"Loader: {next(iter(options))} must be"):
+            loader_of(shapes, **options)
+    import torch
+
+    if not torch.cuda.is_available():
+        with pytest.raises(RuntimeError, match="pin_memory needs"):
+            loader_of(shapes, pin_memory=True)
+
+
+def test_pinned_memory(shapes):
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("pinned memory needs a CUDA device")
+    with loader_of(shapes, pin_memory=True, workers=2) as loader, loader_of(shapes) as plain:
+        for batch, other in zip(loader, plain, strict=True):
+            assert torch.from_numpy(batch.images).is_pinned() and content(batch) == content(other)
+
+
 def test_calm_samples_keep_every_box(shapes):
-    data = read_coco(shapes / "annotations/train.json", shapes / "images")
-    for batch in batches(shapes, calm=True):
+    data = dataset_of(shapes)
+    for batch in batches(shapes, calm_from=3):
         for row, index in enumerate(batch.indices):
             np.testing.assert_array_equal(batch.labels[row], data.pictures[index].labels)
 
@@ -102,11 +182,194 @@ def test_bad_pictures_are_named(tmp_path):
         read_picture(picture(tmp_path / "good.jpg", height=7))
 
 
-def test_an_error_in_a_worker_reaches_the_caller(shapes):
-    data = read_coco(shapes / "annotations/train.json", shapes / "images")
-    broken = tuple(dataclasses.replace(each, path=each.path.with_name("none.png")) for each in data.pictures)
-    data = dataclasses.replace(data, pictures=broken)
-    with pytest.raises(DataError, match=r"none.png"):
-        list(
-            train_batches(data, PictureCache(broken), OPTIONS, size=(64, 64), batch_size=2, seed=0, epoch=0, workers=2)
-        )
+# ---- pictures that cannot be read ----------------------------------------------------------------------------------
+
+KINDS = [{}, {"workers": 2}, {"workers": 2, "worker_kind": "process"}]
+
+
+@pytest.fixture
+def damaged(shapes, tmp_path):
+    """The data set with pictures 2, 3 and 7 spoilt."""
+    root = tmp_path / "damaged"
+    shutil.copytree(shapes, root)
+    (root / "images/train-2.png").write_bytes(b"")
+    (root / "images/train-3.png").write_text("<html>404</html>")
+    Image.new("RGB", (5, 5)).save(root / "images/train-7.png")
+    return root
+
+
+@pytest.mark.parametrize("options", KINDS, ids=str)
+def test_an_error_names_the_file_and_loses_nothing(shapes, damaged, options):
+    with loader_of(damaged, **options) as loader:
+        seen = []
+        while loader.state()["epoch"] == 0:
+            try:
+                seen += [content(batch) for batch in _noting(loader, seen)]
+            except DataError as error:
+                name = Path(str(error).partition(": ")[0]).name
+                assert name in ("train-2.png", "train-3.png", "train-7.png")
+                assert loader.state()["batch"] == len(seen)
+                shutil.copy(shapes / "images" / name, damaged / "images" / name)  # repaired: go on
+    assert seen == [content(batch) for batch in batches(shapes, 0)]
+
+
+def _noting(loader, seen):
+    for batch in loader:
+        seen.append(content(batch))
+    return ()
+
+
+def test_skipping_takes_the_next_picture_and_counts(damaged):
+    """Every kind of worker gives the same, which is what a data set with the next pictures in their place gives."""
+    data = dataset_of(damaged)
+    stands_in = {2: 4, 3: 4, 7: 0}
+    pictures = tuple(data.pictures[stands_in.get(index, index)] for index in range(8))
+    repaired = dataclasses.replace(data, pictures=pictures)
+    wanted = list(Loader(repaired, OPTIONS, size=SIZE, batch_size=2, seed=5))
+    counts = []
+    for options in KINDS:
+        with loader_of(damaged, on_error="skip", **options) as loader:
+            given = list(loader)
+            counts.append((loader.replaced, {path.name: reason for path, reason in loader.bad_pictures.items()}))
+        for batch, other in zip(given, wanted, strict=True):
+            assert content(batch)[0] == content(other)[0]
+            assert batch.indices == [stands_in.get(index, index) for index in other.indices]
+            assert set(batch.unreadable) <= set(stands_in)
+        assert loader.replaced == sum(batch.replaced for batch in given) >= 3
+    assert counts[0] == counts[1] == counts[2]
+    assert sorted(counts[0][1]) == ["train-2.png", "train-3.png", "train-7.png"]
+    assert counts[0][1]["train-2.png"].endswith("train-2.png: cannot be decoded: the file is empty")
+    assert "is 5 x 5 pixels" in counts[0][1]["train-7.png"]
+
+
+def test_nothing_readable_is_an_error(damaged):
+    for path in (damaged / "images").glob("train-*.png"):
+        path.write_bytes(b"")
+    with loader_of(damaged, on_error="skip") as loader, pytest.raises(DataError, match="no picture of it can be read"):
+        list(loader)
+
+
+# ---- threads and processes end -------------------------------------------------------------------------------------
+
+
+def shared_segments():
+    return sorted(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else []
+
+
+def loader_threads():
+    return [each for each in threading.enumerate() if each.name.startswith("fastdet-loader")]
+
+
+def pids(loader):
+    return [each.process.pid for each in loader._workers._processes]
+
+
+def gone(numbers, seconds=5.0):
+    """Whether all processes have ended, or do within ``seconds``."""
+    end = time.monotonic() + seconds
+    while any(os.path.exists(f"/proc/{number}") for number in numbers) and time.monotonic() < end:
+        time.sleep(0.02)
+    return not any(os.path.exists(f"/proc/{number}") for number in numbers)
+
+
+@pytest.mark.parametrize("options", KINDS[1:], ids=str)
+def test_leaving_early_ends_everything(shapes, options):
+    before = shared_segments()
+    loader = loader_of(shapes, **options)
+    started = time.monotonic()
+    for fault in (KeyboardInterrupt, GeneratorExit):
+        iterator = iter(loader)
+        assert next(iterator).images.any()
+        processes = pids(loader) if "worker_kind" in options else []
+        with pytest.raises(fault):
+            iterator.throw(fault)
+        assert not loader_threads() and gone(processes, 0)
+    assert loader.state()["batch"] == 2 and len(list(loader)) == 2
+    processes = pids(loader) if "worker_kind" in options else []
+    del iterator, loader  # the last to know of it
+    assert not loader_threads() and gone(processes) and time.monotonic() - started < 15
+    assert shared_segments() == before
+
+
+needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="processes are looked up in /proc")
+
+
+@needs_proc
+def test_a_killed_worker_is_started_again_once(shapes):
+    wanted = [content(batch) for epoch in (0, 1) for batch in batches(shapes, epoch)]
+    with loader_of(shapes, workers=1, worker_kind="process") as loader:
+        iterator = iter(loader)
+        seen = [content(next(iterator))]
+        first = pids(loader)[0]
+        os.kill(first, signal.SIGKILL)
+        seen += [content(batch) for batch in iterator]
+        second = pids(loader)[0]
+        assert second != first and gone([first], 0)
+        iterator = iter(loader)
+        seen.append(content(next(iterator)))
+        assert seen == wanted[:5]
+        os.kill(second, signal.SIGKILL)
+        with pytest.raises(
+            RuntimeError, match=rf"worker 0 \(process {second}\) was ended by signal 9, the second time"
+        ):
+            list(iterator)
+        assert gone([second], 0) and loader.state()["batch"] < 4
+
+
+SCRIPT = """
+import os, sys, time
+from pathlib import Path
+from fastdet.data.augment import Augmentation
+from fastdet.data.coco import read_coco
+from fastdet.data.loader import Loader
+
+def main():
+    root = Path(sys.argv[1])
+    data = read_coco(root / "annotations/train.json", root / "images")
+    loader = Loader(data, Augmentation(), size=(64, 64), batch_size=2, workers=2, worker_kind="process")
+    batches = iter(loader)
+    next(batches)
+    print("torch" in sys.modules, *[each.process.pid for each in loader._workers._processes], flush=True)
+    time.sleep(60)
+
+"""
+
+
+def script(shapes, text):
+    import subprocess
+    import sys
+
+    (shapes / "script.py").write_text(SCRIPT + text)
+    return subprocess.Popen(
+        [sys.executable, str(shapes / "script.py"), str(shapes)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@needs_proc
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill", "interrupt"])
+def test_workers_end_with_their_parent(shapes, number):
+    """Killed, it can do nothing for them. Ctrl-C reaches all of its terminal, them too, and only it complains."""
+    before = shared_segments()
+    with script(shapes, "if __name__ == '__main__':\n    main()\n") as parent:
+        words = parent.stdout.readline().split()
+        workers = [int(word) for word in words[1:]]
+        assert words[0] == "False" and len(workers) == 2 and not gone(workers, 0)
+        started = time.monotonic()
+        if number == signal.SIGKILL:
+            parent.kill()
+        else:
+            os.killpg(parent.pid, number)
+        assert gone(workers) and parent.wait(5) != 0 and time.monotonic() - started < 5
+        assert parent.stderr.read().count("Traceback") == (number == signal.SIGINT)
+    assert shared_segments() == before
+
+
+def test_a_script_without_a_guard_is_told_so(shapes):
+    with script(shapes, "main()\n") as parent:
+        _, error = parent.communicate(timeout=60)
+    assert parent.returncode == 1
+    assert "before it began; a script that uses worker processes must do its work under if __name__" in error

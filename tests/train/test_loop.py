@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -162,3 +163,24 @@ def test_a_log_that_cannot_be_written_is_a_warning(shapes, tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "fastdet.train"):
         assert train(config(shapes, output, epochs=1, calm_epochs=0)).epochs == 1
     assert "log.csv" in caplog.text
+
+
+def test_bad_pictures_are_skipped_and_counted(shapes, tmp_path, caplog):
+    """The training on what is left is the same with threads and with processes, and its log says what is missing."""
+    root = tmp_path / "data"
+    shutil.copytree(shapes, root)
+    (root / "images" / "train-5.png").write_bytes(b"")
+    rows = []
+    with pytest.raises(DataError, match=r"train-5\.png: cannot be decoded: the file is empty"):
+        train(config(root, tmp_path / "strict", epochs=1))
+    for kind in ("thread", "process"):
+        caplog.clear()
+        output = tmp_path / kind
+        options = {"epochs": 1, "on_bad_picture": "skip", "workers": 1, "worker_kind": kind}
+        with caplog.at_level(logging.WARNING, "fastdet.train"):
+            train(config(root, output, calm_epochs=0, **options))
+        assert f"left out: {root / 'images' / 'train-5.png'}: cannot be decoded: the file is empty" in caplog.text
+        row = json.loads((output / "log.jsonl").read_text())
+        rows.append({name: value for name, value in row.items() if name != "seconds"})
+        assert row["bad_pictures"] == 1 and row["replaced"] >= 1
+    assert rows[0] == rows[1]

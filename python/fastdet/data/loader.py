@@ -1,112 +1,192 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches of augmented pictures: sample = f(seed, epoch, index), whatever the number of workers."""
+"""``Loader``: batches of augmented pictures, the same whoever builds them, from any place on."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+import weakref
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from fastdet.data.augment import Augmentation, Sample, augment
-from fastdet.data.dataset import DataError, Dataset, Picture
-from fastdet.image_files import ImageError, read_image
+from fastdet.data.augment import Augmentation
+from fastdet.data.batches import Batch, BatchBuilder, BatchPlan
+from fastdet.data.dataset import Dataset
+from fastdet.data.pictures import PictureCache, read_picture
+from fastdet.data.workers import CallerWorker, ProcessWorkers, ThreadWorkers, Workers
 
-ORDER_STREAM = 2**32 - 1  # sub-stream of the epoch's order, no index of a picture
+__all__ = ["ON_ERROR", "WORKER_KINDS", "Batch", "Loader", "PictureCache", "read_picture"]
 
-
-@dataclass
-class Batch:
-    """``images`` [B, 3, H, W] uint8 RGB; per picture ``boxes`` [M_i, 4] float32 input pixels and ``labels`` [M_i]."""
-
-    images: np.ndarray
-    boxes: list[np.ndarray]
-    labels: list[np.ndarray]
-    indices: list[int]  # into the pictures of the data set
+WORKER_KINDS = ("thread", "process")
+ON_ERROR = ("error", "skip")
 
 
-class PictureCache:
-    """Decoded pictures of a data set, kept in memory up to a limit."""
+class Loader:
+    """Shuffled, augmented batches of a data set; the last incomplete batch of an epoch is left out.
 
-    def __init__(self, pictures: tuple[Picture, ...], limit_mb: int = 2048) -> None:
-        """Args: limit_mb: memory for decoded pictures; those that do not fit are decoded again each time."""
-        self._pictures = pictures
-        self._images: dict[int, Image.Image] = {}
-        self._room = limit_mb * 2**20
+    ``for batch in loader`` gives what is left of the current epoch and goes on to the next. A batch is a function of
+    (data set, augmentation, size, batch size, seed, epoch, number) alone: not of ``workers``, ``worker_kind`` or of
+    what was read before, so ``state()`` needs to remember two numbers.
+
+    A picture that cannot be read, or is not of the declared size, is met by ``on_error``:
+
+    - "error": DataError names the file. ``state()`` then stands at the batch that failed; nothing is lost.
+    - "skip": wherever picture i is wanted (a tile of a mosaic too), i + 1 is taken, then i + 2 and so on modulo the
+      number of pictures; random numbers stay those of the sample. ``bad_pictures`` (path -> reason) and ``replaced``
+      (how often another was taken) say what happened in the batches handed out so far, exactly.
+
+    Leaving the loop early, an exception in it, ``close()`` and the end of the loader stop all threads and processes.
+
+    Example:
+        >>> with Loader(dataset, Augmentation(), size=(640, 640), batch_size=16, workers=4) as loader:
+        ...     for epoch in range(100):
+        ...         for batch in loader:
+        ...             step(batch.images, batch.boxes, batch.labels)
+        ...         saved = loader.state()
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        augmentation: Augmentation,
+        *,
+        size: tuple[int, int],
+        batch_size: int,
+        seed: int = 0,
+        calm_from: int | None = None,
+        workers: int = 0,
+        worker_kind: str = "thread",
+        prefetch: int = 2,
+        on_error: str = "error",
+        cache_mb: float = 2048,
+        pin_memory: bool = False,
+    ) -> None:
+        """Nothing is started before the first batch is asked for.
+
+        Args:
+            size: (height, width) of the pictures of a batch.
+            calm_from: first epoch with flips and colour only; None for none.
+            workers: how many threads or processes prepare batches ahead; 0 builds each when it is asked for.
+            worker_kind: "thread": they share the cache of pictures, and the GIL while NumPy prepares boxes and
+                matrices. "process": spawned, for many cores; scripts need ``if __name__ == "__main__":``.
+            prefetch: batches that are ready or in work, per worker; what memory holds ahead.
+            on_error: "error" or "skip", see above.
+            cache_mb: memory for decoded pictures in MiB, shared out among worker processes.
+            pin_memory: put the pixels into page-locked memory, for copies to a CUDA device beside computation.
+
+        Raises:
+            ValueError: an argument is out of range. RuntimeError: ``pin_memory`` without torch and a CUDA device.
+        """
+        for name, value, low in (("batch_size", batch_size, 1), ("workers", workers, 0), ("prefetch", prefetch, 1)):
+            if value < low:
+                raise ValueError(f"Loader: {name} must be at least {low}, got {value}")
+        for name, word, words in (("worker_kind", worker_kind, WORKER_KINDS), ("on_error", on_error, ON_ERROR)):
+            if word not in words:
+                raise ValueError(f"Loader: {name} must be one of {words}, got {word!r}")
+        allocate = _pinned if pin_memory else _plain
+        if pin_memory:
+            _check_pinning()
+        self._plan = BatchPlan(dataset, augmentation, tuple(size), batch_size, seed, calm_from, on_error == "skip")
+        self._workers: Workers
+        if workers and worker_kind == "process":
+            self._workers = ProcessWorkers(self._plan, allocate, workers, workers * prefetch, cache_mb)
+        elif workers:
+            builder = BatchBuilder(self._plan, cache_mb)
+            self._workers = ThreadWorkers(builder, allocate, workers, workers * prefetch)
+        else:
+            self._workers = CallerWorker(BatchBuilder(self._plan, cache_mb), allocate)
+        self._epoch = self._batch = 0
+        self._running = False
+        self.bad_pictures: dict[Path, str] = {}
+        self.replaced = 0
+        self._end = weakref.finalize(self, self._workers.close)
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        """Batches of a whole epoch."""
+        return len(self._plan)
 
-    def __call__(self, index: int) -> Sample:
-        """Picture ``index`` as RGB at full size with its boxes. Raises DataError naming the file."""
-        picture = self._pictures[index]
-        image = self._images.get(index)
-        if image is None:
-            image = read_picture(picture)
-            if self._room >= 3 * picture.height * picture.width:
-                self._room -= 3 * picture.height * picture.width
-                self._images[index] = image
-        return Sample(image, picture.boxes, picture.labels)
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches that are left of the current epoch.
+
+        Raises:
+            DataError: a picture cannot be read. RuntimeError: a worker process died twice, or another loop over this
+                loader has not ended.
+        """
+        if self._running:
+            raise RuntimeError("Loader: the last loop over it has not ended; close its iterator, or make two loaders")
+        self._running = True
+        epoch = self._epoch
+        batches = self._workers.batches(epoch, range(self._batch, len(self)))
+        try:
+            for batch in batches:
+                self._batch += 1
+                self.replaced += batch.replaced
+                for index, reason in batch.unreadable.items():
+                    self.bad_pictures[self._plan.dataset.pictures[index].path] = reason
+                yield batch
+            self._epoch, self._batch = epoch + 1, 0
+        finally:
+            self._running = False
+            batches.close()  # type: ignore[attr-defined] # a generator
+
+    def state(self) -> dict[str, int]:
+        """Where the loader stands, as JSON values: after the last batch that it gave."""
+        return {"epoch": self._epoch, "batch": self._batch, **self._identity()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on where ``state()`` was taken: exactly the batches that were left then follow.
+
+        Raises:
+            ValueError: the state is of a loader with another seed, batch size or number of pictures, or is none.
+        """
+        own = self._identity()
+        for name in ("epoch", "batch", *own):
+            if not isinstance(state.get(name), int):
+                raise ValueError(f"Loader: state must hold the whole number {name!r}, got {dict(state)!r:.200}")
+            if name in own and state[name] != own[name]:
+                raise ValueError(f"Loader: the state is of a loader with {name} {state[name]}, this has {own[name]}")
+        self.seek(state["epoch"], state["batch"])
+
+    def seek(self, epoch: int, batch: int = 0) -> None:
+        """Go to a batch of an epoch, both from 0. Raises ValueError, or RuntimeError inside a loop."""
+        if self._running:
+            raise RuntimeError("Loader: cannot seek while a loop over it runs")
+        if epoch < 0 or not 0 <= batch <= len(self):
+            raise ValueError(f"Loader: epoch must not be negative and batch in 0..{len(self)}, got {epoch}, {batch}")
+        self._epoch, self._batch = epoch, batch
+
+    def close(self) -> None:
+        """End worker processes now; the next loop would start them again."""
+        self._workers.close()
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _identity(self) -> dict[str, int]:
+        plan = self._plan
+        return {"seed": plan.seed, "batch_size": plan.batch_size, "pictures": len(plan.dataset)}
 
 
-def read_picture(picture: Picture) -> Image.Image:
-    """Decode to RGB, turned as its EXIF says. Raises DataError when it is unreadable or not of the declared size."""
+def _plain(shape: tuple[int, ...]) -> np.ndarray:
+    return np.empty(shape, np.uint8)
+
+
+def _pinned(shape: tuple[int, ...]) -> np.ndarray:
+    import torch
+
+    # The array keeps the tensor and so the memory; torch.from_numpy(...).is_pinned() knows it by its address.
+    pinned: np.ndarray = torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
+    return pinned
+
+
+def _check_pinning() -> None:
     try:
-        image = Image.fromarray(read_image(picture.path))
-    except ImageError as error:
-        raise DataError(f"{picture.path}: cannot be decoded: {error.reason}") from error
-    if image.size != (picture.width, picture.height):
-        raise DataError(
-            f"{picture.path}: is {image.width} x {image.height} pixels, "
-            f"the annotations say {picture.width} x {picture.height}"
-        )
-    return image
-
-
-def train_batches(
-    dataset: Dataset,
-    cache: PictureCache,
-    options: Augmentation,
-    *,
-    size: tuple[int, int],
-    batch_size: int,
-    seed: int,
-    epoch: int,
-    calm: bool = False,
-    workers: int = 0,
-) -> Iterator[Batch]:
-    """Shuffled, augmented batches of one epoch; the last incomplete batch is left out.
-
-    Each sample has its own random stream from (seed, epoch, index), so a batch depends on nothing else: not on the
-    batches before it, nor on ``workers``, the number of threads that prepare batches ahead (0: none).
-    """
-    count = len(dataset)
-    order = np.random.default_rng([seed, epoch, ORDER_STREAM]).permutation(count)
-    chunks = [order[start : start + batch_size] for start in range(0, count - batch_size + 1, batch_size)]
-
-    def build(chunk: np.ndarray) -> Batch:
-        samples = []
-        for index in chunk.tolist():
-            rng = np.random.default_rng([seed, epoch, index])
-            samples.append(augment(index, count, cache, rng, options, size, calm=calm))
-        return _stack(samples, chunk.tolist())
-
-    if workers <= 0:
-        yield from map(build, chunks)
-        return
-    with ThreadPoolExecutor(workers, thread_name_prefix="fastdet-loader") as pool:
-        waiting: list[Future[Batch]] = [pool.submit(build, chunk) for chunk in chunks[: 2 * workers]]
-        for chunk in itertools.chain(chunks[2 * workers :], itertools.repeat(None)):
-            if not waiting:
-                return
-            yield waiting.pop(0).result()
-            if chunk is not None:
-                waiting.append(pool.submit(build, chunk))
-
-
-def _stack(samples: list[Sample], indices: list[int]) -> Batch:
-    images = np.stack([np.asarray(sample.image).transpose(2, 0, 1) for sample in samples])
-    return Batch(images, [sample.boxes for sample in samples], [sample.labels for sample in samples], indices)
+        import torch
+    except ImportError as error:
+        raise RuntimeError("Loader: pin_memory needs torch; pip install 'fastdet[torch]'") from error
+    if not torch.cuda.is_available():
+        raise RuntimeError("Loader: pin_memory needs a CUDA device that torch can use")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdet.data.augment import Augmentation
+from fastdet.data.loader import ON_ERROR, WORKER_KINDS
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -59,7 +60,11 @@ class TrainConfig(Augmentation):
     device: str = field(default="cpu", metadata={"help": "torch device"})
     precision: str = field(default="float32", metadata={"help": "float32, or bfloat16 inside the network"})
     threads: int = field(default=0, metadata={"help": "threads of torch; 0 leaves torch's choice"})
-    workers: int = field(default=0, metadata={"help": "threads that prepare batches ahead"})
+    workers: int = field(default=0, metadata={"help": "threads or processes that prepare batches ahead"})
+    worker_kind: str = field(default="thread", metadata={"help": "what workers are: thread or process"})
+    on_bad_picture: str = field(
+        default="error", metadata={"help": "a picture that cannot be read: error, or skip to the next one"}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,6 +76,11 @@ class TrainConfig(Augmentation):
                 raise ValueError(f"TrainConfig: {name} must be above 0, got {getattr(self, name)}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"TrainConfig: precision must be one of {PRECISIONS}, got {self.precision!r}")
+        for name, words in (("worker_kind", WORKER_KINDS), ("on_bad_picture", ON_ERROR)):
+            if getattr(self, name) not in words:
+                raise ValueError(f"TrainConfig: {name} must be one of {words}, got {getattr(self, name)!r}")
+        if self.workers < 0:
+            raise ValueError(f"TrainConfig: workers must not be negative, got {self.workers}")
         if self.calm_epochs < 0:
             raise ValueError(f"TrainConfig: calm_epochs must not be negative, got {self.calm_epochs}")
         if self.input_size is not None and (

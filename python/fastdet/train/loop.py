@@ -19,8 +19,9 @@ from torch.utils import deterministic as _deterministic
 
 from fastdet import models
 from fastdet.data import Dataset, open_dataset
+from fastdet.data.augment import Augmentation
 from fastdet.data.coco import read_coco
-from fastdet.data.loader import Batch, PictureCache, train_batches
+from fastdet.data.loader import Batch, Loader, PictureCache
 from fastdet.evaluation import Metrics, evaluate
 from fastdet.models import DetectionModel, Targets
 from fastdet.train.config import TrainConfig
@@ -32,7 +33,7 @@ from fastdet.train.state import Position, load_state, newest_checkpoint, save_st
 from fastdet.train.validate import predict
 
 log = logging.getLogger("fastdet.train")
-MAY_CHANGE_ON_RESUME = ("data", "output", "resume", "threads", "workers")
+MAY_CHANGE_ON_RESUME = ("data", "output", "resume", "threads", "workers", "worker_kind")
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,8 @@ def train(config: TrainConfig, on_step: Callable[[int, dict[str, float]], None] 
         raise ValueError(f"train: classes differ: {train_set.names} to train on, {val_set.names} to choose on")
     if len(train_set) < config.batch_size:
         raise ValueError(f"train: batch_size {config.batch_size} is above the {len(train_set)} training pictures")
-    train_cache, val_cache = PictureCache(train_set.pictures), PictureCache(val_set.pictures)
-    with reproducible(config):
+    val_cache = PictureCache(val_set.pictures)
+    with reproducible(config), contextlib.ExitStack() as open_until_done:
         spec = models.spec(config.model)
         size = config.input_size or spec.input_size
         spec = dataclasses.replace(spec, input_size=size)
@@ -81,15 +82,13 @@ def train(config: TrainConfig, on_step: Callable[[int, dict[str, float]], None] 
         )
         position = _resume(folder, config, module, ema, optimizer)
         history = EpochLog(folder, position.epoch)
+        loader = open_until_done.enter_context(_loader(config, train_set, size))
+        loader.seek(position.epoch)
         metrics = None
         for epoch in range(position.epoch, config.epochs):
             started = time.monotonic()
             calm = epoch >= config.epochs - config.calm_epochs
-            batches = train_batches(
-                train_set, train_cache, config, size=size, batch_size=config.batch_size,
-                seed=config.seed, epoch=epoch, calm=calm, workers=config.workers,
-            )  # fmt: skip
-            step, row = _run_epoch(config, module, ema, optimizer, batches, train_set, position.step, epoch, on_step)
+            step, row = _run_epoch(config, module, ema, optimizer, loader, train_set, position.step, epoch, on_step)
             best = (position.best_metric, position.best_epoch)
             if calm or (epoch + 1) % config.eval_interval == 0 or epoch + 1 == config.epochs:
                 current = evaluate(predict(ema.module, val_set, val_cache), val_set)
@@ -112,13 +111,13 @@ def _run_epoch(
     module: DetectionModel,
     ema: Ema,
     optimizer: torch.optim.Optimizer,
-    batches: Iterator[Batch],
+    loader: Loader,
     dataset: Dataset,
     step: int,
     epoch: int,
     on_step: Callable[[int, dict[str, float]], None] | None,
 ) -> tuple[int, dict[str, float]]:
-    per_epoch = len(dataset) // config.batch_size
+    per_epoch = len(loader)
     schedule: dict[str, Any] = {
         "peak": config.lr,
         "warmup": round(config.warmup_epochs * per_epoch),
@@ -129,7 +128,11 @@ def _run_epoch(
     module.train()
     totals: dict[str, float] = {}
     rate = 0.0
-    for batch in progress(batches, per_epoch, f"epoch {epoch + 1}/{config.epochs}"):
+    unreadable: dict[int, str] = {}
+    replaced = 0
+    for batch in progress(loader, per_epoch, f"epoch {epoch + 1}/{config.epochs}"):
+        unreadable |= batch.unreadable
+        replaced += batch.replaced
         rate = learning_rate(step, **schedule)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -154,7 +157,27 @@ def _run_epoch(
             totals[name] = totals.get(name, 0.0) + value / per_epoch
         if on_step is not None:
             on_step(step, values)
-    return step, {"lr": rate, **totals}
+    for index in sorted(unreadable):
+        log.warning("left out: %s", unreadable[index])
+    skipped = {"bad_pictures": len(unreadable), "replaced": replaced} if config.on_bad_picture == "skip" else {}
+    return step, {"lr": rate, **totals, **skipped}
+
+
+def _loader(config: TrainConfig, dataset: Dataset, size: tuple[int, int]) -> Loader:
+    # Not the config itself: worker processes would import torch to unpickle it.
+    options = {each.name: getattr(config, each.name) for each in dataclasses.fields(Augmentation)}
+    return Loader(
+        dataset,
+        Augmentation(**options),
+        size=size,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        calm_from=config.epochs - config.calm_epochs,
+        workers=config.workers,
+        worker_kind=config.worker_kind,
+        on_error=config.on_bad_picture,
+        pin_memory=torch.device(config.device).type == "cuda",
+    )
 
 
 def _losses(module: DetectionModel, raw: models.RawHead, targets: Targets) -> dict[str, torch.Tensor]:
@@ -170,7 +193,12 @@ def _losses(module: DetectionModel, raw: models.RawHead, targets: Targets) -> di
 def to_tensors(batch: Batch, module: DetectionModel, device: str) -> tuple[torch.Tensor, Targets]:
     """Batch as the module wants it: images [B, 3, H, W] float32 in the units of its specification, and targets."""
     spec = module.spec
-    images = torch.from_numpy(batch.images).to(device).contiguous(memory_format=torch.channels_last).float()
+    images = (
+        torch.from_numpy(batch.images)
+        .to(device, non_blocking=True)
+        .contiguous(memory_format=torch.channels_last)
+        .float()
+    )
     if spec.color == "BGR":
         images = images.flip(1)
     if spec.scale:

@@ -87,7 +87,9 @@ class Loader:
         allocate = _pinned if pin_memory else _plain
         if pin_memory:
             _check_pinning()
-        self._plan = BatchPlan(dataset, augmentation, tuple(size), batch_size, seed, calm_from, on_error == "skip")
+        self._plan = BatchPlan(
+            dataset, augmentation, (size[0], size[1]), batch_size, seed, calm_from, on_error == "skip"
+        )
         self._workers: Workers
         if workers and worker_kind == "process":
             self._workers = ProcessWorkers(self._plan, allocate, workers, workers * prefetch, cache_mb)

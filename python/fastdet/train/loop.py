@@ -193,12 +193,8 @@ def _losses(module: DetectionModel, raw: models.RawHead, targets: Targets) -> di
 def to_tensors(batch: Batch, module: DetectionModel, device: str) -> tuple[torch.Tensor, Targets]:
     """Batch as the module wants it: images [B, 3, H, W] float32 in the units of its specification, and targets."""
     spec = module.spec
-    images = (
-        torch.from_numpy(batch.images)
-        .to(device, non_blocking=True)
-        .contiguous(memory_format=torch.channels_last)
-        .float()
-    )
+    pixels = torch.from_numpy(batch.images).to(device, non_blocking=True)
+    images = pixels.contiguous(memory_format=torch.channels_last).float()
     if spec.color == "BGR":
         images = images.flip(1)
     if spec.scale:

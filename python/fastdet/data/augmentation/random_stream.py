@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random numbers that are a function of (seed, epoch, index): Philox 4x32-10, a counter through a keyed bijection.
+
+Salmon, Moraes, Dror, Shaw: Parallel random numbers: as easy as 1, 2, 3 (SC 2011). Integer arithmetic and exact
+conversions only, so a stream is the same on every platform and with every version of NumPy.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+# Multipliers of a round and what the key grows by between rounds (golden ratio, sqrt(3) - 1), from the paper.
+MULTIPLY = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
+WEYL = (0x9E3779B9, 0xBB67AE85)
+ROUNDS = 10
+BLOCKS_AHEAD = 32
+
+LOW = np.uint64(0xFFFFFFFF)
+HALF = np.uint64(32)
+
+
+def philox(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
+    """Philox 4x32-10 of ``counter`` [N, 4] (values below 2^32) with ``key`` (two words): [N, 4] uint32."""
+    c0, c1, c2, c3 = np.asarray(counter, dtype=np.uint64).T
+    k0, k1 = key
+    for _ in range(ROUNDS):
+        first, second = MULTIPLY[0] * c0, MULTIPLY[1] * c2
+        c0, c1 = (second >> HALF) ^ c1 ^ np.uint64(k0), second & LOW
+        c2, c3 = (first >> HALF) ^ c3 ^ np.uint64(k1), first & LOW
+        k0, k1 = (k0 + WEYL[0]) & 0xFFFFFFFF, (k1 + WEYL[1]) & 0xFFFFFFFF
+    return np.stack([c0, c1, c2, c3], axis=1).astype(np.uint32)
+
+
+class Stream:
+    """The random numbers of one sample. Two streams with different arguments are independent.
+
+    Args:
+        seed: 0 to 2^64 - 1, the key. epoch, index: 0 to 2^32 - 1. purpose: what the numbers are for, 0 for a sample.
+    """
+
+    def __init__(self, seed: int, epoch: int, index: int, *, purpose: int = 0) -> None:
+        if not 0 <= seed < 2**64:
+            raise ValueError(f"Stream: seed must be in 0 .. 2^64 - 1, got {seed}")
+        for name, value in (("epoch", epoch), ("index", index), ("purpose", purpose)):
+            if not 0 <= value < 2**32:
+                raise ValueError(f"Stream: {name} must be in 0 .. 2^32 - 1, got {value}")
+        self._key = (seed & 0xFFFFFFFF, seed >> 32)
+        self._place = (purpose, epoch, index)
+        self._block = 0
+        self._ready: np.ndarray = np.empty(0, np.uint32)
+        self._next = 0
+
+    def words(self, count: int) -> np.ndarray:
+        """The next ``count`` words, uint32."""
+        missing = count - (len(self._ready) - self._next)
+        if missing > 0:
+            blocks = max(BLOCKS_AHEAD, -(-missing // 4))
+            counter = np.empty((blocks, 4), np.uint64)
+            counter[:, 0] = np.arange(self._block, self._block + blocks, dtype=np.uint64)
+            counter[:, 1:] = self._place
+            self._block += blocks
+            self._ready = np.concatenate([self._ready[self._next :], philox(counter, self._key).ravel()])
+            self._next = 0
+        self._next += count
+        return self._ready[self._next - count : self._next]
+
+    def uniforms(self, count: int) -> np.ndarray:
+        """``count`` multiples of 2^-53 in [0, 1), float64; each takes two words."""
+        pairs = self.words(2 * count).reshape(count, 2).astype(np.int64)
+        return ((pairs[:, 0] >> 5) * 2.0**26 + (pairs[:, 1] >> 6)) * 2.0**-53
+
+    def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
+        """A number in [low, high)."""
+        return low + (high - low) * float(self.uniforms(1)[0])
+
+    def around_zero(self, reach: float) -> float:
+        """A number in [-reach, reach)."""
+        return self.uniform(-reach, reach)
+
+    def chance(self, probability: float) -> bool:
+        """True with ``probability``; takes a draw even where the answer is certain."""
+        return float(self.uniforms(1)[0]) < probability
+
+    def integer(self, count: int) -> int:
+        """An integer in 0 .. count - 1, all equally likely: a word that would favour some is drawn again (Lemire)."""
+        if not 0 < count <= 2**32:
+            raise ValueError(f"Stream: integers must be below a number in 1 .. 2^32, got {count}")
+        unfair = 2**32 % count
+        while True:
+            product = int(self.words(1)[0]) * count
+            if product & 0xFFFFFFFF >= unfair:
+                return product >> 32
+
+    def integers(self, count: int, size: int) -> list[int]:
+        """``size`` integers in 0 .. count - 1, repetitions among them."""
+        return [self.integer(count) for _ in range(size)]
+
+    def beta(self, first: int, second: int) -> float:
+        """A number of the Beta distribution with integer parameters.
+
+        It is the ``first``-th smallest of ``first + second - 1`` uniform numbers: comparisons only, no library's
+        logarithm, so the same everywhere.
+        """
+        return float(np.sort(self.uniforms(first + second - 1))[first - 1])
+
+    def permutation(self, count: int) -> np.ndarray:
+        """[count] int64, 0 .. count - 1 in random order: sorted by 64 random bits each, equal ones by rising value."""
+        pairs = self.words(2 * count).reshape(count, 2).astype(np.uint64)
+        return np.argsort(pairs[:, 0] << HALF | pairs[:, 1], kind="stable")
+
+    def choice(self, count: int, size: int) -> list[int]:
+        """``size`` different integers in 0 .. count - 1, in random order. Raises ValueError when there are fewer."""
+        if not 0 <= size <= count:
+            raise ValueError(f"Stream: choice needs at most {count} different integers, got {size}")
+        moved: dict[int, int] = {}  # a Fisher-Yates shuffle of which only the touched places are kept
+        taken = []
+        for last in range(count - 1, count - 1 - size, -1):
+            place = self.integer(last + 1)
+            taken.append(moved.get(place, place))
+            moved[place] = moved.get(last, last)
+        return taken

@@ -15,7 +15,7 @@ LAYERS = (
     ("_core", "__version__", "files", "formats", "arguments", "progress"),
     ("ops",),
     # pictures and results
-    ("boxes", "detections", "drawing", "image_files", "sources", "trace"),
+    ("boxes", "detections", "drawing", "fast_jpeg", "image_files", "sources", "trace"),
     ("assign", "losses"),
     ("models",),
     ("data", "evaluation", "train"),

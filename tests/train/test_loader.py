@@ -19,7 +19,7 @@ from PIL import Image
 from fastdet.data.augment import Augmentation
 from fastdet.data.coco import read_coco
 from fastdet.data.dataset import DataError, Picture
-from fastdet.data.loader import Loader, read_picture
+from fastdet.data.loader import Loader, PictureCache, read_picture
 
 OPTIONS = Augmentation(mosaic=0.5, mixup=0.2, rotate_quarter=0.5)
 SIZE = (64, 96)
@@ -373,3 +373,28 @@ def test_a_script_without_a_guard_is_told_so(shapes):
         _, error = parent.communicate(timeout=60)
     assert parent.returncode == 1
     assert "before it began; a script that uses worker processes must do its work under if __name__" in error
+
+
+def test_draft_decodes_less_and_moves_the_boxes(tmp_path):
+    """What a batch shows of a large JPEG is nearly the same; its boxes are; no pixel of it is enlarged."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "annotations").mkdir()
+    coarse = Image.fromarray(rng.integers(0, 256, (20, 25, 3), dtype=np.uint8))
+    coarse.resize((1001, 802), Image.Resampling.BICUBIC).save(tmp_path / "images/a.jpg", quality=95)
+    row = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [100, 50, 333, 451], "area": 9, "iscrowd": 0}
+    images = [{"id": 1, "file_name": "a.jpg", "height": 802, "width": 1001}]
+    content = {"images": images, "annotations": [row], "categories": [{"id": 1, "name": "disc"}]}
+    (tmp_path / "annotations/train.json").write_text(json.dumps(content))
+    data = dataset_of(tmp_path)
+    cache = PictureCache(data.pictures, draft=(200, 200))
+    assert cache(0).image.size == (251, 201) and cache(0).labels.tolist() == [0]
+    scale = np.array([251 / 1001, 201 / 802] * 2)
+    np.testing.assert_allclose(cache(0).boxes[0], np.array([100, 50, 433, 501]) * scale, rtol=1e-6)
+    calm = {"batch_size": 1, "calm_from": 0}
+    small, whole = (next(iter(loader_of(tmp_path, draft=draft, **calm))) for draft in (True, False))
+    np.testing.assert_allclose(small.boxes[0], whole.boxes[0], atol=1e-3)
+    assert np.abs(small.images.astype(int) - whole.images).mean() < 4 and not np.array_equal(small.images, whole.images)
+    short = dataclasses.replace(data.pictures[0], width=1002)
+    with pytest.raises(DataError, match=r"a.jpg: is 1001 x 802 pixels, the annotations say 1002 x 802"):
+        read_picture(short, (200, 200))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -48,6 +49,7 @@ class BatchPlan:
     seed: int
     calm_from: int | None = None  # first of the epochs with flips and colour only
     skip: bool = False  # whether another picture stands in for one that cannot be read
+    draft: bool = True  # whether large JPEGs may be decoded at a fraction of their size
 
     def __len__(self) -> int:
         """Batches an epoch; the last incomplete one is left out."""
@@ -57,6 +59,14 @@ class BatchPlan:
     def shape(self) -> tuple[int, int, int, int]:
         """Of the pixels of a batch: [B, 3, H, W]."""
         return (self.batch_size, 3, *self.size)
+
+    @property
+    def enough(self) -> tuple[int, int] | None:
+        """(height, width) of a picture that is not enlarged even by the largest zoom; None without ``draft``."""
+        if not self.draft:
+            return None
+        zoom = max(1.0, self.options.scale[1], self.options.mosaic_scale[1]) * math.sqrt(1 + self.options.stretch)
+        return math.ceil(self.size[0] * zoom), math.ceil(self.size[1] * zoom)
 
     def order(self, epoch: int) -> np.ndarray:
         """[N] the pictures in the order of an epoch."""
@@ -68,7 +78,7 @@ class BatchBuilder:
 
     def __init__(self, plan: BatchPlan, cache_mb: float) -> None:
         self.plan = plan
-        self._cache = PictureCache(plan.dataset.pictures, cache_mb)
+        self._cache = PictureCache(plan.dataset.pictures, cache_mb, draft=plan.enough)
         self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
 
     def build(

@@ -60,6 +60,7 @@ class Loader:
         prefetch: int = 2,
         on_error: str = "error",
         cache_mb: float = 2048,
+        draft: bool = True,
         pin_memory: bool = False,
     ) -> None:
         """Nothing is started before the first batch is asked for.
@@ -73,6 +74,8 @@ class Loader:
             prefetch: batches that are ready or in work, per worker; what memory holds ahead.
             on_error: "error" or "skip", see above.
             cache_mb: memory for decoded pictures in MiB, shared out among worker processes.
+            draft: decode a JPEG at 1/2, 1/4 or 1/8 of its size where that still is not below ``size`` times the largest
+                zoom of the augmentation; boxes follow. Off: all pixels are decoded and each is looked at by the warp.
             pin_memory: put the pixels into page-locked memory, for copies to a CUDA device beside computation.
 
         Raises:
@@ -87,9 +90,9 @@ class Loader:
         allocate = _pinned if pin_memory else _plain
         if pin_memory:
             _check_pinning()
-        self._plan = BatchPlan(
-            dataset, augmentation, (size[0], size[1]), batch_size, seed, calm_from, on_error == "skip"
-        )
+        plan_size = (size[0], size[1])
+        skip = on_error == "skip"
+        self._plan = BatchPlan(dataset, augmentation, plan_size, batch_size, seed, calm_from, skip, draft)
         self._workers: Workers
         if workers and worker_kind == "process":
             self._workers = ProcessWorkers(self._plan, allocate, workers, workers * prefetch, cache_mb)

@@ -6,11 +6,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
+import numpy as np
 from PIL import Image
 
 from fastdet.data.augment import Sample
 from fastdet.data.dataset import DataError, Picture
-from fastdet.image_files import ImageError, read_image
+from fastdet.image_files import ImageError, read_reduced
 
 __all__ = ["PictureCache", "read_picture"]
 
@@ -18,9 +19,15 @@ __all__ = ["PictureCache", "read_picture"]
 class PictureCache:
     """Decoded pictures of a data set, kept in memory up to a limit. Threads may share one."""
 
-    def __init__(self, pictures: Sequence[Picture], limit_mb: float = 2048) -> None:
-        """Args: limit_mb: memory for decoded pictures; those that do not fit are decoded again each time."""
-        self._pictures = pictures
+    def __init__(
+        self, pictures: Sequence[Picture], limit_mb: float = 2048, *, draft: tuple[int, int] | None = None
+    ) -> None:
+        """Args:
+        limit_mb: memory for decoded pictures; those that do not fit are decoded again each time.
+        draft: (height, width) that is enough of a picture: much larger JPEGs are decoded at 1/2, 1/4 or 1/8, not below
+            it on either side, see ``fastdet.image_files.read_reduced``. None: all pixels.
+        """
+        self._pictures, self._draft = pictures, draft
         self._images: dict[int, Image.Image] = {}
         self._room = limit_mb * 2**20
         self._lock = threading.Lock()
@@ -29,28 +36,34 @@ class PictureCache:
         return len(self._pictures)
 
     def __call__(self, index: int) -> Sample:
-        """Picture ``index`` as RGB at full size with its boxes. Raises DataError naming the file."""
+        """Picture ``index`` as RGB, boxes in the pixels of what was decoded. Raises DataError naming the file."""
         picture = self._pictures[index]
         image = self._images.get(index)
         if image is None:
-            image = read_picture(picture)
+            image = read_picture(picture, self._draft)
             needed = 3 * image.height * image.width
             with self._lock:
                 if self._room >= needed and index not in self._images:
                     self._room -= needed
                     self._images[index] = image
-        return Sample(image, picture.boxes, picture.labels)
+        boxes = picture.boxes
+        if image.size != (picture.width, picture.height):
+            ratio = (image.width / picture.width, image.height / picture.height)
+            boxes = (boxes * np.array(ratio * 2)).astype(np.float32)
+        return Sample(image, boxes, picture.labels)
 
 
-def read_picture(picture: Picture) -> Image.Image:
-    """Decode to RGB, turned as its EXIF says. Raises DataError when it is unreadable or not of the declared size."""
+def read_picture(picture: Picture, draft: tuple[int, int] | None = None) -> Image.Image:
+    """Decode to RGB, turned as its EXIF says; reduced towards ``draft`` (height, width) as ``read_reduced`` does it.
+
+    Raises DataError when it is unreadable or not of the declared size.
+    """
     try:
-        image = Image.fromarray(read_image(picture.path))
+        pixels, (height, width) = read_reduced(picture.path, draft)
     except ImageError as error:
         raise DataError(f"{picture.path}: cannot be decoded: {error.reason}") from error
-    if image.size != (picture.width, picture.height):
+    if (height, width) != (picture.height, picture.width):
         raise DataError(
-            f"{picture.path}: is {image.width} x {image.height} pixels, "
-            f"the annotations say {picture.width} x {picture.height}"
+            f"{picture.path}: is {width} x {height} pixels, the annotations say {picture.width} x {picture.height}"
         )
-    return image
+    return Image.fromarray(pixels)

@@ -62,6 +62,9 @@ class TrainConfig(Augmentation):
     threads: int = field(default=0, metadata={"help": "threads of torch; 0 leaves torch's choice"})
     workers: int = field(default=0, metadata={"help": "threads or processes that prepare batches ahead"})
     worker_kind: str = field(default="thread", metadata={"help": "what workers are: thread or process"})
+    draft: bool = field(
+        default=True, metadata={"help": "decode JPEGs at a fraction of their size where that is large enough"}
+    )
     on_bad_picture: str = field(
         default="error", metadata={"help": "a picture that cannot be read: error, or skip to the next one"}
     )

@@ -176,6 +176,7 @@ def _loader(config: TrainConfig, dataset: Dataset, size: tuple[int, int]) -> Loa
         workers=config.workers,
         worker_kind=config.worker_kind,
         on_error=config.on_bad_picture,
+        draft=config.draft,
         pin_memory=torch.device(config.device).type == "cuda",
     )
 

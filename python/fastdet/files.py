@@ -5,22 +5,25 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 __all__ = ["write_atomic"]
 
 
-def write_atomic(path: str | os.PathLike[str], data: bytes) -> Path:
-    """Write ``data`` to ``path``: afterwards the file is the new one, or untouched when anything went wrong.
+def write_atomic(path: str | os.PathLike[str], data: bytes | Iterable[Any]) -> Path:
+    """Write ``data``, bytes or pieces of bytes, to ``path``: it is the new file, or untouched if anything went wrong.
 
     Missing folders are made. The data is on the disk (fsync of file and folder) before the name changes. A link stays
     a link, to the new file; what is no regular file, and all of ``/dev``, is appended to as it is.
     Returns the path. Raises OSError as ``open`` does.
     """
     given = path = Path(path)
+    pieces: Iterable[Any] = [data] if isinstance(data, bytes) else data
     if path.exists() and (not path.is_file() or path.is_relative_to("/dev")):
         with open(path, "ab") as file:  # /dev/stdout may be a log, which must not lose what it holds
-            file.write(data)
+            file.writelines(pieces)
         return given
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,7 +31,7 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> Path:
     temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
     try:
         with open(temporary, "xb") as file:
-            file.write(data)
+            file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

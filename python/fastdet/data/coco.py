@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
+
+import numpy as np
 
 from fastdet.data.dataset import (
     MAX_BOXES_PER_PICTURE,
@@ -18,10 +21,13 @@ from fastdet.data.dataset import (
     Problem,
     Report,
     box_problem,
-    make_picture,
     resolve_inside,
     strict,
 )
+from fastdet.data.index import Index
+from fastdet.data.index_rows import IndexBuilder
+
+MAX_DEPTH = 64  # lists and objects in each other
 
 
 class _Fault(Exception):
@@ -56,7 +62,11 @@ def read_coco(
         DataError: the file cannot be read, is not COCO, or one of its entries is wrong; names file and entry.
     """
     path = Path(annotation_file)
-    root = Path(image_root)
+    return Dataset.of(path, coco_index(path, Path(image_root), allow_outside=allow_outside, report=report))
+
+
+def coco_index(path: Path, root: Path, *, allow_outside: bool, report: Report) -> Index:
+    """What ``read_coco`` reads, as columns. Raises DataError."""
     if not root.is_dir():
         _fail(path, f"the picture folder {root} does not exist")
     content = _read_json(path)
@@ -64,17 +74,21 @@ def read_coco(
     names, category_ids = _read_categories(entries)
     images = _read_images(entries, root, allow_outside)
     annotations = _read_annotations(entries, {image.id: image for image in images}, set(category_ids))
-    grouped: dict[int, list[Annotation]] = {image.id: [] for image in images}
-    for annotation in annotations:
-        grouped[annotation.image_id].append(annotation)
     label_of = {identity: label for label, identity in enumerate(category_ids)}
-    pictures = []
+    row_of = {image.id: row for row, image in enumerate(images)}
+    builder = IndexBuilder()
     for image in images:
-        if len(grouped[image.id]) > MAX_BOXES_PER_PICTURE:
-            count = len(grouped[image.id])
-            _fail(path, f"picture {image.path.name} has {count} boxes, the limit is {MAX_BOXES_PER_PICTURE}")
-        pictures.append(make_picture(image.id, image.path, image.size, grouped[image.id], label_of))
-    return Dataset(path, tuple(pictures), annotations, names, category_ids)
+        builder.picture(image.id, image.path, image.size)
+    for each in annotations:
+        label = label_of[each.category_id]
+        builder.annotation(each.id, row_of[each.image_id], label, each.bbox, each.area, each.iscrowd)
+    index = builder.index(names, category_ids)
+    counts = np.diff(index.starts)
+    if counts.max() > MAX_BOXES_PER_PICTURE:
+        row = int(np.argmax(counts > MAX_BOXES_PER_PICTURE))
+        name = index.path(row).name
+        _fail(path, f"picture {name} has {counts[row]} boxes, the limit is {MAX_BOXES_PER_PICTURE}")
+    return index
 
 
 def _fail(path: Path, reason: str) -> NoReturn:
@@ -94,10 +108,21 @@ def _read_json(path: Path) -> dict[str, Any]:
         _fail(path, f"is not valid JSON: {error}")
     if not isinstance(content, dict):
         _fail(path, f"must hold a JSON object, got {type(content).__name__}")
+    _check_depth(path, content)
     for key in ("images", "annotations", "categories"):
         if not isinstance(content.get(key), list):
             _fail(path, f"'{key}' must be a list, got {type(content.get(key)).__name__}")
     return content
+
+
+def _check_depth(path: Path, content: Any) -> None:
+    level = [content]
+    for _ in range(MAX_DEPTH):
+        inner = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [each for values in inner for each in values if isinstance(each, (dict, list))]
+        if not level:
+            return
+    _fail(path, f"is nested too deeply to be COCO, more than {MAX_DEPTH}")
 
 
 class _Entries:
@@ -156,7 +181,7 @@ def _read_images(entries: _Entries, root: Path, allow_outside: bool) -> list[_Im
 
     def read(entry: dict[str, Any], where: str) -> _Image:
         name = entry.get("file_name")
-        if not isinstance(name, str) or not name or "\x00" in name:
+        if not isinstance(name, str) or not name or "\x00" in name or not _is_file_name(name):
             raise _Fault("path", f"'file_name' must be a text, got {name!r:.200}")
         target = root / name if allow_outside else resolve_inside(root, name)
         if target is None:
@@ -199,6 +224,14 @@ def _read_annotations(entries: _Entries, images: dict[int, _Image], category_ids
         return Annotation(identity, image_id, category_id, box, float(area), crowd)
 
     return tuple(entries.each("annotations", read))
+
+
+def _is_file_name(name: str) -> bool:
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can write
+        return False
+    return True
 
 
 def _is_number(value: object) -> bool:

@@ -4,13 +4,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+from fastdet.data.index import Index
+from fastdet.data.index_rows import Annotation, Annotations, Picture, Pictures
 
-__all__ = ["Annotation", "DataError", "Dataset", "Picture", "Problem", "Report", "resolve_inside", "strict"]
+__all__ = [
+    "Annotation",
+    "Annotations",
+    "DataError",
+    "Dataset",
+    "Picture",
+    "Pictures",
+    "Problem",
+    "Report",
+    "resolve_inside",
+    "strict",
+]
 
 MAX_BOXES_PER_PICTURE = 100_000
 MAX_PICTURE_SIDE = 65_535
@@ -50,62 +62,31 @@ def strict(problem: Problem) -> None:
 
 
 @dataclass(frozen=True)
-class Annotation:
-    """One object as published: nothing clipped, crowds included."""
-
-    id: int
-    image_id: int
-    category_id: int
-    bbox: tuple[float, float, float, float]  # x, y, width, height in pixels
-    area: float
-    iscrowd: int
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One picture with the boxes it is trained on: crowds removed, clipped to the picture, degenerate ones dropped."""
-
-    id: int
-    path: Path
-    height: int
-    width: int
-    boxes: np.ndarray  # [M, 4] float32, x1 y1 x2 y2 in pixels
-    labels: np.ndarray  # [M] int64, contiguous
-
-
-@dataclass(frozen=True)
 class Dataset:
-    """One split of a data set. ``pictures`` is for training, ``annotations`` (as published) for evaluation."""
+    """One split of a data set. ``pictures`` is for training, ``annotations`` (as published) for evaluation.
+
+    Both are sequences over one ``Index``: a ``Picture`` or ``Annotation`` is made when it is asked for.
+    """
 
     path: Path
-    pictures: tuple[Picture, ...]
-    annotations: tuple[Annotation, ...]
+    pictures: Pictures
+    annotations: Annotations
     names: tuple[str, ...]
     category_ids: tuple[int, ...]  # label -> category id
 
     def __len__(self) -> int:
         return len(self.pictures)
 
+    @classmethod
+    def of(cls, path: Path, index: Index) -> Dataset:
+        """Everything in ``index``; ``path`` is what the data set is called in messages."""
+        return cls(path, Pictures(index), Annotations(index), index.names, index.category_ids)
+
 
 def problem_of(error: DataError, path: Path, kind: str) -> Problem:
     """The Problem that ``error`` tells of the file ``path``, which is left out."""
     place, _, message = str(error).removeprefix(str(path)).partition(": ")
     return Problem("error", kind, path, place.removeprefix(":"), message)
-
-
-def make_picture(
-    identity: int, path: Path, size: tuple[int, int], own: Iterable[Annotation], label_of: dict[int, int]
-) -> Picture:
-    """The picture that is trained on: ``size`` (height, width), ``own`` its annotations, crowds among them."""
-    rows = [annotation for annotation in own if not annotation.iscrowd]
-    height, width = size
-    corners = np.array([row.bbox for row in rows], dtype=np.float64).reshape(-1, 4)
-    corners[:, 2:] += corners[:, :2]
-    corners[:, 0::2] = corners[:, 0::2].clip(0, width)
-    corners[:, 1::2] = corners[:, 1::2].clip(0, height)
-    labels = np.array([label_of[row.category_id] for row in rows], dtype=np.int64)
-    solid = (corners[:, 2] > corners[:, 0]) & (corners[:, 3] > corners[:, 1])
-    return Picture(identity, path, height, width, corners[solid].astype(np.float32), labels[solid])
 
 
 def box_problem(box: tuple[float, float, float, float], size: tuple[int, int]) -> tuple[str, str] | None:

@@ -3,17 +3,20 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from fastdet.data.coco import read_coco
+from fastdet.data.coco import coco_index
 from fastdet.data.dataset import DataError, Dataset, Problem, Report, read_text, real_inside, resolve_inside, strict
+from fastdet.data.index import Index
+from fastdet.data.index_cache import cache_folder, cached_index, file_stamps, folder_stamps
 from fastdet.data.picture_files import in_folder, in_list
-from fastdet.data.voc import read_voc, read_voc_file
-from fastdet.data.yolo import read_yolo
+from fastdet.data.voc import read_voc_file, voc_index
+from fastdet.data.yolo import LabelRules, label_path, yolo_index
 from fastdet.data.yolo_yaml import read_yaml
 from fastdet.image_files import PICTURE_SUFFIXES
 
@@ -81,6 +84,7 @@ def open_dataset(
     images: str | os.PathLike[str] | None = None,
     names: Sequence[str] | None = None,
     allow_outside: bool = False,
+    cache: str | os.PathLike[str] | None = None,
     report: Report = strict,
 ) -> Dataset:
     """Open one split of a data set in any format that ``recognise`` tells.
@@ -91,7 +95,9 @@ def open_dataset(
         images: folder of the pictures of a COCO file; by default ``images/SPLIT``, ``images``, ``SPLIT`` or the folder.
         names: the classes in order, for VOC, which does not number them; by default all in its files, sorted.
         allow_outside: accept files that are absolute, or lie outside the data set's folder after following links.
-        report: called with each Problem; by default the first error is raised.
+        cache: folder in which the index of what was read is kept for the next time, by default that of the environment
+            variable ``FASTDET_CACHE``; without either nothing is kept.
+        report: called with each Problem; by default the first error is raised. What is kept is then not used.
 
     Returns:
         Dataset. Pictures without labels have ``names == ()``.
@@ -104,32 +110,78 @@ def open_dataset(
     key = layout.find(split)
     place = layout.splits[key]
     root = Path(os.path.realpath(layout.path if layout.path.is_dir() else layout.path.parent))
+    options: dict[str, Any] = {"allow_outside": allow_outside, "report": report}
     if layout.kind == "coco":
-        return read_coco(place, _coco_images(layout, key, images), allow_outside=allow_outside, report=report)
-    if layout.kind == "voc":
+        source = _coco_source(place, _coco_images(layout, key, images), options)
+    elif layout.kind == "voc":
+        source = _voc_source(layout, key, root, names, options)
+    elif layout.kind == "yolo":
+        told = read_yaml(place, allow_outside=allow_outside)
+        files = told.files(key, report)
+        rules = LabelRules(told.root, len(told.names), told.keypoint_values, allow_outside)
+        source = _yolo_source(place, files, told.names, rules, report)
+    else:
+        listed = in_list if layout.kind == "list" else in_folder
+        files = listed(place, root, **options)
+        if not files:
+            _fail(layout.path, "holds no data set: no COCO file, YAML, VOC annotations or pictures")
+        source = _yolo_source(layout.path, files, (), LabelRules(root, 0, 0, allow_outside), report)
+    folder = cache_folder(cache)
+    if folder is None or report is not strict:  # what was read before is not told again
+        return Dataset.of(source.path, source.read())
+    about = {"kind": layout.kind, "data": str(data), "in": os.getcwd(), "split": key, **source.options}
+    return Dataset.of(source.path, cached_index(folder, about, source.stamps(), source.read))
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What a split is read from; ``options`` and ``stamps`` tell whether it is still what was read before."""
+
+    path: Path
+    options: dict[str, Any]
+    stamps: Callable[[], bytes]
+    read: Callable[[], Index]
+
+
+def _coco_source(place: Path, images: Path, options: dict[str, Any]) -> _Source:
+    def read() -> Index:
+        index = coco_index(place, images, **options)
+        # a link below the folder decides what a name leads to
+        folders = [] if options["allow_outside"] else folder_stamps(index)
+        return replace(index, notes={"folders": folders})
+
+    about = {"images": str(images), "allow_outside": options["allow_outside"]}
+    return _Source(place, about, lambda: file_stamps([place, images]), read)
+
+
+def _yolo_source(path: Path, files: list[Path], names: tuple[str, ...], rules: LabelRules, report: Report) -> _Source:
+    def stamps() -> bytes:
+        labels = (label_path(file, rules.root) for file in files) if names else ()
+        return file_stamps(itertools.chain(files, labels))
+
+    about = {**vars(rules), "root": str(rules.root), "names": names}
+    return _Source(path, about, stamps, lambda: yolo_index(files, names, rules, report))
+
+
+def _voc_source(
+    layout: Layout, split: str, root: Path, names: Sequence[str] | None, options: dict[str, Any]
+) -> _Source:
+    pairs = _voc_pairs(layout, split, root, **options)
+    allow_outside = options["allow_outside"]
+
+    def stamps() -> bytes:
+        named = _voc_files(layout.path) if names is None else ()
+        return file_stamps(path for path in itertools.chain(*pairs, named) if path is not None)
+
+    def read() -> Index:
         known = _voc_names(layout.path) if names is None else tuple(names)
-        pairs = _voc_pairs(layout, key, root, allow_outside, report)
         for _, xml in pairs:
             if xml is not None and not allow_outside and not real_inside(root, xml):
                 _fail(xml, f"leads out of {root}; allow_outside=True accepts that")
-        return read_voc(place, pairs, known, report=report)
-    if layout.kind == "yolo":
-        told = read_yaml(place, allow_outside=allow_outside)
-        files = told.files(key, report)
-        return read_yolo(
-            place,
-            told.root,
-            files,
-            told.names,
-            keypoint_values=told.keypoint_values,
-            allow_outside=allow_outside,
-            report=report,
-        )
-    listed = in_list if layout.kind == "list" else in_folder
-    files = listed(place, root, allow_outside=allow_outside, report=report)
-    if not files:
-        _fail(layout.path, "holds no data set: no COCO file, YAML, VOC annotations or pictures")
-    return read_yolo(layout.path, root, files, (), allow_outside=allow_outside, report=report)
+        return voc_index(pairs, known, options["report"])
+
+    about = {"names": None if names is None else tuple(names), "allow_outside": allow_outside}
+    return _Source(layout.splits[split], about, stamps, read)
 
 
 def _fail(path: Path, reason: str) -> NoReturn:
@@ -175,15 +227,19 @@ def _voc_splits(folder: Path) -> dict[str, Path]:
     return splits or ({"": folder} if next(folder.glob("*.xml"), None) else {})
 
 
-def _voc_names(folder: Path) -> tuple[str, ...]:
+def _voc_files(folder: Path) -> Iterator[Path]:
     places = [folder / "Annotations"] if (folder / "Annotations").is_dir() else [folder, *sorted(folder.iterdir())]
-    names: set[str] = set()
     for place in places:
-        for path in sorted(place.glob("*.xml")) if place.is_dir() else ():
-            try:
-                names.update(each.name for each in read_voc_file(path, report=lambda problem: None).objects)
-            except DataError:
-                continue  # said when the file is read for its boxes
+        yield from sorted(place.glob("*.xml")) if place.is_dir() else ()
+
+
+def _voc_names(folder: Path) -> tuple[str, ...]:
+    names: set[str] = set()
+    for path in _voc_files(folder):
+        try:
+            names.update(each.name for each in read_voc_file(path, report=lambda problem: None).objects)
+        except DataError:
+            continue  # said when the file is read for its boxes
     if not names:
         _fail(folder, "no object in its XML files has a name")
     return tuple(sorted(names))

@@ -13,18 +13,16 @@ from xml.parsers import expat
 from fastdet.data.dataset import (
     MAX_BOXES_PER_PICTURE,
     MAX_PICTURE_SIDE,
-    Annotation,
     DataError,
-    Dataset,
-    Picture,
     Problem,
     Report,
     box_problem,
-    make_picture,
     problem_of,
     read_text,
     strict,
 )
+from fastdet.data.index import Index
+from fastdet.data.index_rows import IndexBuilder
 from fastdet.image_files import ImageError, read_size
 
 XML_LIMIT = 16 << 20  # bytes
@@ -163,25 +161,15 @@ def _object(line: int, values: dict[str, str]) -> VocObject:
     return VocObject(line, name, (x1, y1, x2, y2), values.get("difficult", "0") == "1")
 
 
-def read_voc(
-    path: Path,
-    pairs: Sequence[tuple[Path, Path | None]],
-    names: tuple[str, ...],
-    *,
-    report: Report = strict,
-) -> Dataset:
-    """The data set of ``pairs`` (picture file, annotation file or None for background).
+def voc_index(pairs: Sequence[tuple[Path, Path | None]], names: tuple[str, ...], report: Report) -> Index:
+    """Sizes and objects of ``pairs`` (picture file, annotation file or None for background), classes by ``names``.
 
     A box [xmin, xmax] of pixels counted from 1 becomes [xmin - 1, xmax]. Objects marked difficult become crowds: not
     trained on, and finding them is neither right nor wrong.
-
-    Args:
-        path: what the data set is called in messages. names: class names by label.
     """
     label_of = {name: label for label, name in enumerate(names)}
-    labels = {label: label for label in range(len(names))}
-    pictures: list[Picture] = []
-    annotations: list[Annotation] = []
+    builder = IndexBuilder()
+    pictures = 0
     for file, xml in pairs:
         try:
             said = VocFile(None, None, ()) if xml is None else read_voc_file(xml, report=report)
@@ -192,7 +180,6 @@ def read_voc(
         except ImageError as error:
             report(Problem("error", "picture", file, "", f"cannot be decoded: {error.reason}"))
             continue
-        own: list[Annotation] = []
         for each in said.objects:
             if each.name not in label_of:
                 message = f"the class {each.name:.60} is not one of {', '.join(names):.200}"
@@ -205,9 +192,8 @@ def read_voc(
             bad = box_problem(written, size)
             if bad is not None:
                 report(Problem("warning", bad[0], Path(xml or file), str(each.line), bad[1]))
-            number = len(annotations) + len(own)
             crowd = int(each.difficult)
-            own.append(Annotation(number, len(pictures), label_of[each.name], box, box[2] * box[3], crowd))
-        annotations += own
-        pictures.append(make_picture(len(pictures), file, size, own, labels))
-    return Dataset(path, tuple(pictures), tuple(annotations), names, tuple(range(len(names))))
+            builder.annotation(builder.annotations, pictures, label_of[each.name], box, box[2] * box[3], crowd)
+        builder.picture(pictures, file, size)
+        pictures += 1
+    return builder.index(names, tuple(range(len(names))))

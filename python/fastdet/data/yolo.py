@@ -16,19 +16,17 @@ import numpy as np
 
 from fastdet.data.dataset import (
     MAX_BOXES_PER_PICTURE,
-    Annotation,
     DataError,
-    Dataset,
-    Picture,
     Problem,
     Report,
     box_problem,
-    make_picture,
     problem_of,
     read_text,
     real_inside,
     strict,
 )
+from fastdet.data.index import Index
+from fastdet.data.index_rows import IndexBuilder
 from fastdet.image_files import ImageError, read_size
 
 LABEL_LIMIT = 64 << 20  # bytes of a label file
@@ -130,59 +128,64 @@ def label_path(picture: Path, root: Path) -> Path:
     return (root / Path(*parts)).with_suffix(".txt")
 
 
-def read_yolo(
-    path: Path,
-    root: Path,
-    files: Sequence[Path],
-    names: tuple[str, ...],
-    *,
-    keypoint_values: int = 0,
-    allow_outside: bool = False,
-    report: Report = strict,
-) -> Dataset:
-    """The data set of picture ``files`` and of the label files beside them (in ``labels`` for ``images``).
+@dataclass(frozen=True)
+class LabelRules:
+    """How label files are read; ``classes`` 0: not at all. They must not lead out of ``root``, itself without links."""
+
+    root: Path
+    classes: int
+    keypoint_values: int
+    allow_outside: bool
+
+
+def yolo_index(files: Sequence[Path], names: tuple[str, ...], rules: LabelRules, report: Report) -> Index:
+    """Sizes and objects of picture ``files``; label files lie beside them, in ``labels`` for ``images``.
 
     A picture without a label file is background. The sizes of pictures are read from their headers.
-
-    Args:
-        path: what the data set is called in messages.
-        root: folder that label files must not lead out of, itself without links.
-        names: class names, ``()`` for pictures without labels.
     """
-    pictures: list[Picture] = []
-    annotations: list[Annotation] = []
-    label_of = {label: label for label in range(len(names))}
+    builder = IndexBuilder()
+    pictures = 0
     for file in files:
-        try:
-            size = read_size(file)
-        except ImageError as error:
-            report(Problem("error", "picture", file, "", f"cannot be decoded: {error.reason}"))
+        found = _read_picture(file, rules, report)
+        if found is None:
             continue
-        own: list[Annotation] = []
-        try:
-            labels = label_path(file, root)
-            if names and (labels.exists() or labels.is_symlink()):
-                if not allow_outside and not real_inside(root, labels):
-                    raise DataError(f"{labels}: leads out of {root}; allow_outside=True accepts that")
-                rows = read_labels(labels, len(names), keypoint_values=keypoint_values, report=report)
-                own = _annotations(rows, size, len(pictures), len(annotations), labels, report)
-        except DataError as error:
-            report(problem_of(error, labels, "label-file"))
-        annotations += own
-        pictures.append(make_picture(len(pictures), file, size, own, label_of))
-    return Dataset(path, tuple(pictures), tuple(annotations), names, tuple(range(len(names))))
+        size, rows = found
+        builder.picture(pictures, file, size)
+        for label, box in rows:
+            builder.annotation(builder.annotations, pictures, label, box, box[2] * box[3], 0)
+        pictures += 1
+    return builder.index(names, tuple(range(len(names))))
 
 
-def _annotations(
-    rows: list[LabelRow], size: tuple[int, int], picture: int, first: int, path: Path, report: Report
-) -> list[Annotation]:
-    found: list[Annotation] = []
+Size = tuple[int, int]  # height, width
+Box = tuple[float, float, float, float]  # x, y, width, height in pixels
+
+
+def _read_picture(file: Path, rules: LabelRules, report: Report) -> tuple[Size, list[tuple[int, Box]]] | None:
+    """Size and (label, box) of each object of a picture; None when it is left out."""
+    try:
+        size = read_size(file)
+    except ImageError as error:
+        report(Problem("error", "picture", file, "", f"cannot be decoded: {error.reason}"))
+        return None
+    labels = label_path(file, rules.root)
+    if not rules.classes or not (labels.exists() or labels.is_symlink()):
+        return size, []
+    try:
+        if not rules.allow_outside and not real_inside(rules.root, labels):
+            raise DataError(f"{labels}: leads out of {rules.root}; allow_outside=True accepts that")
+        rows = read_labels(labels, rules.classes, keypoint_values=rules.keypoint_values, report=report)
+    except DataError as error:
+        report(problem_of(error, labels, "label-file"))
+        return size, []
+    return size, [(row.label, _pixels(row, size, labels, report)) for row in rows]
+
+
+def _pixels(row: LabelRow, size: Size, path: Path, report: Report) -> Box:
     height, width = size
-    for row in rows:
-        cx, cy, w, h = np.array(row.box) * (width, height, width, height)
-        box = (float(cx - w / 2), float(cy - h / 2), float(w), float(h))
-        bad = box_problem(box, size)
-        if bad is not None:
-            report(Problem("warning", bad[0], path, str(row.line), bad[1]))
-        found.append(Annotation(first + len(found), picture, row.label, box, box[2] * box[3], 0))
-    return found
+    cx, cy, w, h = np.array(row.box) * (width, height, width, height)
+    box = (float(cx - w / 2), float(cy - h / 2), float(w), float(h))
+    bad = box_problem(box, size)
+    if bad is not None:
+        report(Problem("warning", bad[0], path, str(row.line), bad[1]))
+    return box

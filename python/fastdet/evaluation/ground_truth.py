@@ -60,20 +60,23 @@ class GroundTruth:
 
     @classmethod
     def of(cls, dataset: Dataset) -> GroundTruth:
-        """The annotations of a COCO file as published: nothing clipped, crowds included."""
-        image_ids = sorted(picture.id for picture in dataset.pictures)
-        place = {identity: i for i, identity in enumerate(image_ids)}
-        label = {identity: k for k, identity in enumerate(dataset.category_ids)}
+        """The annotations of a data set as published: nothing clipped, crowds included."""
         rows = dataset.annotations
+        index, chosen = rows.columns, np.asarray(rows.rows, np.int64)
+        image_ids = np.sort(dataset.pictures.ids)
+        own = index.picture_id[index.picture[chosen]]
+        picture = np.searchsorted(image_ids, own)
+        if len(own) and (picture == len(image_ids)).any() | (image_ids.take(picture, mode="clip") != own).any():
+            raise ValueError("GroundTruth: annotations of pictures that the data set does not have")
         return cls(
-            image_ids,
+            image_ids.tolist(),
             dataset.names,
             dataset.category_ids,
-            picture=np.array([place[row.image_id] for row in rows], np.int64),
-            label=np.array([label[row.category_id] for row in rows], np.int64),
-            boxes=np.array([row.bbox for row in rows], np.float64).reshape(-1, 4),
-            areas=np.array([row.area for row in rows], np.float64),
-            crowd=np.array([row.iscrowd for row in rows], bool),
+            picture=picture,
+            label=index.label[chosen].astype(np.int64),
+            boxes=index.box[chosen],
+            areas=index.area[chosen],
+            crowd=index.crowd[chosen].astype(bool),
         )
 
     @cached_property

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils import deterministic as _deterministic
@@ -253,11 +254,13 @@ def _open(config: TrainConfig, split: str, annotations: str | None) -> Dataset:
 
 
 def _without(dataset: Dataset, exclude: tuple[str, ...]) -> Dataset:
+    if not exclude:
+        return dataset
     unknown = set(exclude) - {picture.path.name for picture in dataset.pictures}
     if unknown:
         raise ValueError(f"train: exclude names pictures that {dataset.path} does not have: {sorted(unknown)}")
-    kept = tuple(picture for picture in dataset.pictures if picture.path.name not in exclude)
-    return dataclasses.replace(dataset, pictures=kept)
+    keep = np.array([picture.path.name not in exclude for picture in dataset.pictures])
+    return dataclasses.replace(dataset, pictures=dataset.pictures.where(keep))
 
 
 def _resume(

@@ -152,13 +152,7 @@ class GraphModel(DetectionModel):
         return self
 
 
-# Names inside rows and heads are those of the checkpoints.
 _SAME = KeyMap([("model.{rest}", "model.{rest}")])
-
-
-def key_map(spec: ModelSpec) -> KeyMap:
-    """The key map of a table whose blocks bear the checkpoint's own names: nothing is renamed."""
-    return _SAME
 
 
 def case_outputs(module: Any, images: Tensor) -> dict[str, Tensor]:
@@ -178,16 +172,42 @@ def num_classes_in(specs: Iterable[GraphSpec], state: Mapping[str, Any]) -> int 
     return next((reading[0] for reading in readings if reading), None)
 
 
-def fitting(specs: Iterable[GraphSpec], state: Mapping[str, Any]) -> list[GraphSpec]:
-    """The specs with the head of ``state`` and as wide in the first row, with the head's options as ``state`` shows."""
-    stem = shape_of(state, "model.0.conv.weight")[:1]
-    wide = [spec for spec in specs if stem == (spec.channels(spec.rows[0].channels or 0),)]
-    return [fit(spec, state) for spec in wide if spec.head.read(state, prefix_of(spec))]
-
-
 def fit(spec: GraphSpec, state: Mapping[str, Any]) -> GraphSpec:
     """``spec`` with those options of its head that keys and shapes of ``state`` show to be others."""
     reading = spec.head.read(state, prefix_of(spec))
     if reading is None or all(getattr(spec, name) == value for name, value in reading[1].items()):
         return spec
     return replace(spec, **reading[1])
+
+
+@dataclass(frozen=True)
+class GraphFamily:
+    """What ``registry.Family`` asks of a family, for one that is nothing but its specifications."""
+
+    SPECS: Mapping[str, GraphSpec]
+
+    def build(self, spec: GraphSpec, num_classes: int) -> GraphModel:
+        """A freshly initialised model in its training graph."""
+        return GraphModel(spec, num_classes)
+
+    def num_classes_of(self, state: Mapping[str, Any]) -> int | None:
+        """Class count of an official state dict, or None if it is none of this family's."""
+        return num_classes_in(self.SPECS.values(), state)
+
+    def candidates(self, state: Mapping[str, Any]) -> list[GraphSpec]:
+        """The specifications with the head of ``state``, and as wide in the first row."""
+        stem = shape_of(state, "model.0.conv.weight")[:1]
+        wide = [spec for spec in self.SPECS.values() if stem == (spec.channels(spec.rows[0].channels or 0),)]
+        return [fit(spec, state) for spec in wide if spec.head.read(state, prefix_of(spec))]
+
+    def fit(self, spec: GraphSpec, state: Mapping[str, Any]) -> GraphSpec:
+        """``spec`` with those options of its head that ``state`` shows to be others."""
+        return fit(spec, state)
+
+    def key_map(self, spec: GraphSpec) -> KeyMap:
+        """Names inside rows and heads are those of the checkpoints: nothing is renamed."""
+        return _SAME
+
+    def case_outputs(self, module: GraphModel, images: Tensor) -> dict[str, Tensor]:
+        """Every output under the names that parity cases use."""
+        return case_outputs(module, images)

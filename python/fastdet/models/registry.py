@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The families, and what is done by name or key whatever the family.
 
-A family is a module (file or folder) of ``fastdet.models`` that offers what ``Family`` lists; ``FAMILIES`` names it.
+A family is a module (file or folder) of ``fastdet.models`` that offers what ``Family`` lists, or its ``SPECS`` alone
+where it is nothing but tables (``GraphFamily``); ``FAMILIES`` names it.
 To be recognised in files it needs ``num_classes_of`` and ``candidates``, which look at keys and shapes alone:
 
     num_classes_of(state)   C of an official state dict of this family, None (cheaply) for any other.
@@ -36,6 +37,7 @@ from torch import Tensor
 from fastdet.formats import shown
 from fastdet.models import damo_yolo, rtdetrv2, yolo11, yolo26, yolov5, yolov7, yolov8, yolov9, yolov10
 from fastdet.models.detection_model import DetectionModel
+from fastdet.models.graph_model import GraphFamily
 from fastdet.models.keys import KeyMap, load_strict, official_layout, strip_prefix
 from fastdet.models.model_spec import ModelSpec
 from fastdet.models.recognition import MAX_CLASSES, Official
@@ -68,13 +70,13 @@ class Family(Protocol):
 
 FAMILIES: dict[str, Family] = {
     "damo-yolo": damo_yolo,
-    "yolov5": yolov5,
+    "yolov5": GraphFamily(yolov5.SPECS),
     "yolov7": yolov7,
-    "yolov8": yolov8,
+    "yolov8": GraphFamily(yolov8.SPECS),
     "yolov9": yolov9,
-    "yolov10": yolov10,
-    "yolo11": yolo11,
-    "yolo26": yolo26,
+    "yolov10": GraphFamily(yolov10.SPECS),
+    "yolo11": GraphFamily(yolo11.SPECS),
+    "yolo26": GraphFamily(yolo26.SPECS),
     "rtdetrv2": rtdetrv2,
 }
 

@@ -3,18 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from fastdet.models.blocks import C2PSA, SPPF, Bottleneck, C2f, C3k
 from fastdet.models.c3k2_tables import SIZES, backbone, neck
 from fastdet.models.classify_head import ClassifyHead
 from fastdet.models.distance_head import DistanceHead
 from fastdet.models.graph import Row
-from fastdet.models.graph_model import GraphModel, GraphSpec, case_outputs, fit, fitting, key_map, num_classes_in
+from fastdet.models.graph_model import GraphSpec
 from fastdet.models.task_specs import distance_tasks
 
-__all__ = ["SPECS", "build", "candidates", "case_outputs", "fit", "key_map", "num_classes_of"]
+__all__ = ["SPECS"]
 
 
 def _specs(size: str) -> tuple[GraphSpec, ...]:
@@ -50,14 +47,3 @@ def _specs(size: str) -> tuple[GraphSpec, ...]:
 
 
 SPECS = {spec.name: spec for size in SIZES for spec in _specs(size)}
-build = GraphModel
-
-
-def num_classes_of(state: Mapping[str, Any]) -> int | None:
-    """Class count of an official state dict, or None if it is none of this family's."""
-    return num_classes_in(SPECS.values(), state)
-
-
-def candidates(state: Mapping[str, Any]) -> list[GraphSpec]:
-    """The models that an official state dict could be."""
-    return fitting(SPECS.values(), state)

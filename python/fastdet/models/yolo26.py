@@ -3,18 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from torch import nn
 
 from fastdet.models.blocks import SPPF, Bottleneck, C2f, C3k, PSABlock
 from fastdet.models.c3k2_tables import SIZES, backbone, neck
 from fastdet.models.graph import Row
-from fastdet.models.graph_model import GraphModel, GraphSpec, case_outputs, fit, fitting, key_map, num_classes_in
+from fastdet.models.graph_model import GraphSpec
 from fastdet.models.two_head import TwoHeads
 
-__all__ = ["SPECS", "build", "candidates", "case_outputs", "fit", "key_map", "num_classes_of"]
+__all__ = ["SPECS"]
 
 
 def attentive(c_in: int, c_out: int) -> nn.Sequential:
@@ -45,14 +42,3 @@ def _spec(size: str) -> GraphSpec:
 
 
 SPECS = {spec.name: spec for spec in map(_spec, SIZES)}
-build = GraphModel
-
-
-def num_classes_of(state: Mapping[str, Any]) -> int | None:
-    """Class count of an official state dict, or None if it is none of this family's."""
-    return num_classes_in(SPECS.values(), state)
-
-
-def candidates(state: Mapping[str, Any]) -> list[GraphSpec]:
-    """The models that an official state dict could be."""
-    return fitting(SPECS.values(), state)

@@ -3,17 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from fastdet.models.blocks import SPPF, C2f, Concat, ConvNormAct, Upsample
 from fastdet.models.classify_head import ClassifyHead
 from fastdet.models.distance_head import DistanceHead
 from fastdet.models.graph import Row
-from fastdet.models.graph_model import GraphModel, GraphSpec, case_outputs, fit, fitting, key_map, num_classes_in
+from fastdet.models.graph_model import GraphSpec
 from fastdet.models.task_specs import distance_tasks
 
-__all__ = ["SPECS", "build", "candidates", "case_outputs", "fit", "key_map", "num_classes_of"]
+__all__ = ["SPECS"]
 
 BACKBONE = (
     Row(ConvNormAct, 64, kernel=3, stride=2),
@@ -82,14 +79,3 @@ def _specs(size: str) -> tuple[GraphSpec, ...]:
 
 
 SPECS = {spec.name: spec for size in SIZES for spec in _specs(size)}
-build = GraphModel
-
-
-def num_classes_of(state: Mapping[str, Any]) -> int | None:
-    """Class count of an official state dict, or None if it is none of this family's."""
-    return num_classes_in(SPECS.values(), state)
-
-
-def candidates(state: Mapping[str, Any]) -> list[GraphSpec]:
-    """The models that an official state dict could be."""
-    return fitting(SPECS.values(), state)

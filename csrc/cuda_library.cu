@@ -18,6 +18,7 @@
 #include "ops/ms_deform_attn/ms_deform_attn.h"
 #include "ops/nms/nms.h"
 #include "ops/rep_conv/rep_conv.h"
+#include "ops/rotated_box_iou/rotated_box_iou.h"
 #include "ops/rotated_nms/rotated_nms.h"
 #include "ops/sim_ota/sim_ota.h"
 #include "ops/soft_nms/soft_nms.h"
@@ -122,6 +123,7 @@ const CudaTable table = {
     launcher<RotatedNmsParams, rotated_nms_cuda>,
     launcher<MatrixNmsParams, matrix_nms_cuda>,
     launcher<SoftNmsParams, soft_nms_cuda>,
+    launcher<RotatedBoxIouParams, rotated_box_iou_cuda>,
 };
 
 }  // namespace

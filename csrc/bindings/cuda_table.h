@@ -26,6 +26,7 @@ struct SimOtaParams;
 struct RotatedNmsParams;
 struct SoftNmsParams;
 struct MatrixNmsParams;
+struct RotatedBoxIouParams;
 
 struct CudaTable {
   static constexpr std::uint32_t kAbi = 1;
@@ -70,6 +71,7 @@ struct CudaTable {
   Launcher<RotatedNmsParams> rotated_nms;
   Launcher<MatrixNmsParams> matrix_nms;
   Launcher<SoftNmsParams> soft_nms;
+  Launcher<RotatedBoxIouParams> rotated_box_iou;
 };
 
 }  // namespace fastdet

@@ -51,6 +51,7 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
   bindings::bind_rep_conv(module);
   bindings::bind_sim_ota(module);
   bindings::bind_task_aligned(module);
+  bindings::bind_rotated_box_iou(module);
   bindings::bind_rotated_nms(module);
   bindings::bind_soft_nms(module);
   bindings::bind_matrix_nms(module);

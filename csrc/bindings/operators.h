@@ -19,6 +19,7 @@ void bind_nms(pybind11::module_& module);
 void bind_rep_conv(pybind11::module_& module);
 void bind_sim_ota(pybind11::module_& module);
 void bind_task_aligned(pybind11::module_& module);
+void bind_rotated_box_iou(pybind11::module_& module);
 void bind_rotated_nms(pybind11::module_& module);
 void bind_soft_nms(pybind11::module_& module);
 void bind_matrix_nms(pybind11::module_& module);

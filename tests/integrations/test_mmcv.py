@@ -113,6 +113,35 @@ def test_nms_rotated():
     scores = torch.tensor([0.9, 0.8])
     assert ours.nms_rotated(pair, scores, 0.72)[1].tolist() == [0, 1]
     assert ours.nms_rotated(pair, scores, 0.70, clockwise=False)[1].tolist() == [0]
+    assert ours.nms_rotated(IN_LINE, scores, 0.3)[1].tolist() == [0]
+    assert ours.nms_rotated(IN_LINE, scores, 0.3, clockwise=False)[1].tolist() == [0, 1]
+
+
+# Two thin boxes on one line when angles turn clockwise (y points down), side by side when they turn the other way.
+IN_LINE = torch.tensor([[0, 0, 40, 2, torch.pi / 4], [10, 10, 40, 2, torch.pi / 4]])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_box_iou_rotated(dtype):
+    """Without rotation it is ``bbox_overlaps``, row by row too; the sense of rotation; (N, 5), (N,) and the dtype."""
+    pairs = [boxes_of(7, seed)[0] for seed in (1, 2)]
+    pairs[0][3] = torch.tensor([5.0, 5, 5, 9])  # no area
+    turned = [
+        torch.cat([(b[:, :2] + b[:, 2:]) / 2, b[:, 2:] - b[:, :2], torch.zeros(7, 1)], 1).to(dtype) for b in pairs
+    ]
+    for mode in ("iou", "iof"):
+        want = ours.bbox_overlaps(*pairs, mode).to(dtype)
+        found = ours.box_iou_rotated(*turned, mode)
+        assert found.dtype == dtype
+        torch.testing.assert_close(found, want, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(ours.box_iou_rotated(*turned, mode, True), want.diagonal(), rtol=1e-3, atol=1e-3)
+    apart = IN_LINE.to(dtype)
+    assert ours.box_iou_rotated(apart, apart)[0, 1] > 0.4
+    assert ours.box_iou_rotated(apart, apart, clockwise=False)[0, 1] == 0
+    mixed = ours.box_iou_rotated(apart.requires_grad_(), apart.detach().float())
+    assert mixed.dtype == dtype and not mixed.requires_grad
+    assert ours.box_iou_rotated(apart[:0], apart).shape == (0, 2)
+    assert ours.box_iou_rotated(apart[:0], apart[:0], aligned=True).shape == (0,)
 
 
 def test_kept_boxes_have_gradients():
@@ -187,11 +216,11 @@ def stand_in() -> dict[str, types.ModuleType]:
     exec(
         "def nms(boxes): return 'theirs'\ndef batched_nms(boxes): return nms(boxes)\ndef other(): return 0", vars(file)
     )
-    exec("def bbox_overlaps(a): return 'theirs'", vars(file))
+    exec("def bbox_overlaps(a): return 'theirs'\ndef box_iou_rotated(a): return 'theirs'", vars(file))
     exec("def soft_nms(a): return 'theirs'\ndef nms_rotated(a): return 'theirs'", vars(file))
     exec("class MultiScaleDeformableAttnFunction: pass", vars(attention))
     exec("def multi_scale_deformable_attn_pytorch(value): return 'theirs'", vars(attention))
-    for name in ("nms", "batched_nms", "soft_nms", "nms_rotated", "bbox_overlaps", "other"):
+    for name in ("nms", "batched_nms", "soft_nms", "nms_rotated", "bbox_overlaps", "box_iou_rotated", "other"):
         setattr(found["mmcv.ops"], name, getattr(file, name))
     found["mmcv.ops"].MultiScaleDeformableAttnFunction = attention.MultiScaleDeformableAttnFunction
     found["mmdet.models"].suppress = file.batched_nms
@@ -207,6 +236,7 @@ def test_exchange(monkeypatch):
     with ours.patched():
         assert found["mmcv.ops"].nms is found["mmcv.ops.nms_file"].nms is ours.nms
         assert found["mmdet.models"].suppress is ours.batched_nms
+        assert found["mmcv.ops"].box_iou_rotated is ours.box_iou_rotated
         assert attention.MultiScaleDeformableAttnFunction is ours.MultiScaleDeformableAttnFunction
         assert attention.multi_scale_deformable_attn_pytorch is ours.multi_scale_deformable_attn_pytorch
         assert found["mmcv.ops"].other() == 0
@@ -233,6 +263,8 @@ def test_without_mmcv(monkeypatch):
         (lambda b, s: ours.soft_nms(b, s, method="hard"), "got 'hard'"),
         (lambda b, s: ours.bbox_overlaps(b, b, "giou"), "mode must be 'iou' or 'iof', got 'giou'"),
         (lambda b, s: ours.bbox_overlaps(b, b[:2], aligned=True), "as many, got 5 and 2"),
+        (lambda b, s: ours.box_iou_rotated(b, b), "boxes1 must be"),
+        (lambda b, s: ours.box_iou_rotated(b, b, mode="giou"), "mode must be one of iou, iof, got giou"),
     ],
 )
 def test_refusals(call, message):

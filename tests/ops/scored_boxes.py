@@ -57,3 +57,35 @@ def plain(n, seed=0, size=300.0, kind="plain", ties=0):
 def classes(n, count, seed=0, dtype=np.int64):
     """(n,) class ids that are no small numbers."""
     return ((np.random.default_rng(seed + 1).integers(0, count, n) - 1) * 10**6).astype(dtype)
+
+
+def corners_of(box):
+    x, y, w, h, angle = (float(v) for v in box)
+    c, s = np.cos(angle), np.sin(angle)
+    ends = ((1, 1), (-1, 1), (-1, -1), (1, -1))
+    return [(x + (a * w * c - b * h * s) / 2, y + (a * w * s + b * h * c) / 2) for a, b in ends]
+
+
+def clipped_overlap(a, b, over_first=False):
+    """IoU, or the share of a that b covers, by clipping one polygon with the sides of the other, in float64.
+
+    Sutherland and Hodgman.
+    """
+    polygon, window = corners_of(a), corners_of(b)
+    for (ax, ay), (bx, by) in zip(window, window[1:] + window[:1]):
+        side = [(bx - ax) * (y - ay) - (by - ay) * (x - ax) for x, y in polygon]
+        clipped = []
+        for i, (here, place) in enumerate(zip(polygon, side)):
+            if place >= 0:
+                clipped.append(here)
+            j = (i + 1) % len(polygon)
+            if (place >= 0) != (side[j] >= 0):
+                t = place / (place - side[j])
+                clipped.append(tuple(np.array(here) + t * (np.array(polygon[j]) - np.array(here))))
+        polygon = clipped
+        if not polygon:
+            return 0.0
+    x, y = np.array(polygon).T
+    common = abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
+    first, second = (float(box[2]) * float(box[3]) for box in (a, b))
+    return common / (first if over_first else first + second - common)

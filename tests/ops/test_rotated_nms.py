@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scored_boxes import classes, plain, rotated
+from scored_boxes import classes, clipped_overlap, plain, rotated
 
 from fastdet import ops
 from fastdet.ops.rotated_nms import _Gaussians, _Polygons
@@ -84,36 +84,8 @@ def test_torch_library(case):
     check_torch(case)
 
 
-def corners_of(box):
-    x, y, w, h, angle = (float(v) for v in box)
-    c, s = np.cos(angle), np.sin(angle)
-    ends = ((1, 1), (-1, 1), (-1, -1), (1, -1))
-    return [(x + (a * w * c - b * h * s) / 2, y + (a * w * s + b * h * c) / 2) for a, b in ends]
-
-
-def clipped_iou(a, b):
-    """IoU by clipping one polygon with the sides of the other (Sutherland and Hodgman), in float64."""
-    polygon, window = corners_of(a), corners_of(b)
-    for (ax, ay), (bx, by) in zip(window, window[1:] + window[:1]):
-        side = [(bx - ax) * (y - ay) - (by - ay) * (x - ax) for x, y in polygon]
-        clipped = []
-        for i, (here, place) in enumerate(zip(polygon, side)):
-            if place >= 0:
-                clipped.append(here)
-            j = (i + 1) % len(polygon)
-            if (place >= 0) != (side[j] >= 0):
-                t = place / (place - side[j])
-                clipped.append(tuple(np.array(here) + t * (np.array(polygon[j]) - np.array(here))))
-        polygon = clipped
-        if not polygon:
-            return 0.0
-    x, y = np.array(polygon).T
-    common = abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
-    return common / (float(a[2]) * float(a[3]) + float(b[2]) * float(b[3]) - common)
-
-
 def pairwise(boxes, kind=_Polygons, threshold=0.0):
-    prepared = kind(boxes, boxes[:, 4].astype(np.float64), threshold)
+    prepared = kind(boxes, False, threshold)
     everyone = np.arange(len(boxes))
     with np.errstate(all="ignore"):
         near = np.stack([prepared.near(i, everyone) for i in everyone])
@@ -123,7 +95,7 @@ def pairwise(boxes, kind=_Polygons, threshold=0.0):
 @pytest.mark.parametrize("kind", ["plain", "quarter", "lattice", "same", "thin", "tiny"])
 def test_polygon_iou_is_that_of_clipped_polygons(kind):
     boxes, _ = rotated(50, seed=5, size=80.0, kind=kind)
-    want = np.array([[clipped_iou(a, b) for b in boxes] for a in boxes])
+    want = np.array([[clipped_overlap(a, b) for b in boxes] for a in boxes])
     np.testing.assert_allclose(pairwise(boxes), want, rtol=0, atol=5e-4 if kind == "thin" else 5e-6)
 
 

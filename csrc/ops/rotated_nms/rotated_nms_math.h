@@ -6,6 +6,7 @@
 
 #include "core/iou_measure.h"
 #include "core/rotated_iou.h"
+#include "core/rotated_polygon.h"
 
 namespace fastdet {
 
@@ -30,86 +31,28 @@ inline RotatedRule rotated_rule(double threshold, bool degrees) {
   return {round_down(threshold), 4.0f * (limit * 1.001f + 0.001f), iou_form<float>(rules), degrees};
 }
 
-// Sine and cosine of an angle as given, rounded once.
-FD_HD void rotated_turn(float angle, bool degrees, float* sine, float* cosine) {
-  double s, c;
-  sin_cos_exact(degrees ? static_cast<double>(angle) * 0.017453292519943295 : static_cast<double>(angle), &s, &c);
-  *sine = static_cast<float>(s);
-  *cosine = static_cast<float>(c);
-}
-
-FD_HD float clamped(float value, float limit) { return value < -limit ? -limit : (value > limit ? limit : value); }
-FD_HD float absolute(float value) { return value < 0.0f ? -value : value; }
-FD_HD float unit(float value) { return value > 0.0f ? (value < 1.0f ? value : 1.0f) : 0.0f; }
-
-struct Polygon {
-  float x, y, half_w, half_h, cosine, sine, area, radius;
-};
-
-// The area under one edge inside the frame |x| <= w, |y| <= h: the integral of clamped y over clamped x. `steep` is 1 / ex.
-FD_HD float area_under_edge(float x0, float y0, float x1, float y1, float ey, float steep, float w, float h) {
-  const float from = clamped(x0, w), to = clamped(x1, w);
-  const float first = y0 + unit((from - x0) * steep) * ey, last = y1 - unit((x1 - to) * steep) * ey;
-  const float low = clamped(first, h), high = clamped(last, h);
-  // Before low the edge runs outside, and after high: a constant height there, a ramp between.
-  const float parts = ((low - first) * low + (high - low) * (0.5f * (low + high))) + (last - high) * high;
-  const bool level = low == high;
-  const float mean = level ? low : parts / (level ? 1.0f : last - first);
-  return (to - from) * mean;
-}
-
-// What boxes a and b have in common, computed in the frame of a. 0 where a side of either separates them.
-FD_HD float polygon_intersection(const Polygon& a, const Polygon& b) {
-  const float cosine = a.cosine * b.cosine + a.sine * b.sine, sine = a.cosine * b.sine - a.sine * b.cosine;
-  const float dx = b.x - a.x, dy = b.y - a.y;
-  const float u = dx * a.cosine + dy * a.sine, v = dy * a.cosine - dx * a.sine;
-  const float c = absolute(cosine), s = absolute(sine);
-  const float across_u = u * cosine + v * sine, across_v = v * cosine - u * sine;
-  const bool meet = (absolute(u) < a.half_w + (b.half_w * c + b.half_h * s)) &
-                    (absolute(v) < a.half_h + (b.half_w * s + b.half_h * c)) &
-                    (absolute(across_u) < b.half_w + (a.half_w * c + a.half_h * s)) &
-                    (absolute(across_v) < b.half_h + (a.half_w * s + a.half_h * c));
-  const float px = b.half_w * cosine, py = b.half_w * sine, qx = -(b.half_h * sine), qy = b.half_h * cosine;
-  const float x0 = u + (px + qx), y0 = v + (py + qy), x1 = u - (px - qx), y1 = v - (py - qy);
-  const float x2 = u - (px + qx), y2 = v - (py + qy), x3 = u + (px - qx), y3 = v + (py - qy);
-  const float ex = -2.0f * px, ey = -2.0f * py, fx = -2.0f * qx, fy = -2.0f * qy;
-  const float steep_e = ex == 0.0f ? 0.0f : 1.0f / ex, steep_f = fx == 0.0f ? 0.0f : 1.0f / fx;
-  const float w = a.half_w, h = a.half_h;
-  const float along = area_under_edge(x0, y0, x1, y1, ey, steep_e, w, h) + area_under_edge(x2, y2, x3, y3, -ey, -steep_e, w, h);
-  const float across = area_under_edge(x1, y1, x2, y2, fy, steep_f, w, h) + area_under_edge(x3, y3, x0, y0, -fy, -steep_f, w, h);
-  const float area = positive(-(along + across));
-  return meet ? smaller(area, smaller(a.area, b.area)) : 0.0f;
-}
+using Polygon = PolygonOf<float>;
 
 // The IoU of the polygons. An empty box (a side not above 0) has nothing in common with any.
 struct PolygonMeasure {
   using Kept = Polygon;
   using Item = Polygon;
-  static constexpr int kFields = 8, kReachField = 7;
+  static constexpr int kFields = kPolygonFields, kReachField = kPolygonRadius;
   RotatedRule rule;
 
   FD_HD static Polygon prepare(const float (&v)[5], const RotatedRule& rule) {
-    float sine, cosine;
-    rotated_turn(v[4], rule.degrees, &sine, &cosine);
-    const float w = 0.5f * positive(v[2]), h = 0.5f * positive(v[3]);
-    return {v[0], v[1], w, h, cosine, sine, (2.0f * w) * (2.0f * h), square_root(w * w + h * h)};
+    return polygon_of(RotatedBoxOf<float>{v[0], v[1], v[2], v[3], v[4]}, rule.degrees);
   }
   // From centres and the reach field of each.
   FD_HD static bool near(float dx, float dy, float reach_a, float reach_b, const RotatedRule&) {
-    const float reach = reach_a + reach_b;
-    return dx * dx + dy * dy <= reach * reach;
+    return circles_touch(dx, dy, reach_a, reach_b);
   }
   FD_HD static bool above(const Polygon& a, const Polygon& b, const RotatedRule& rule) {
     return iou_of(polygon_intersection(a, b), a.area, b.area) > rule.threshold;
   }
-  FD_HD static Polygon at(const float* columns, std::int64_t pitch, std::int64_t i) {
-    const float* c = columns + i;
-    return {c[0], c[pitch], c[2 * pitch], c[3 * pitch], c[4 * pitch], c[5 * pitch], c[6 * pitch], c[7 * pitch]};
-  }
+  FD_HD static Polygon at(const float* columns, std::int64_t pitch, std::int64_t i) { return polygon_at(columns, pitch, i); }
   FD_HD static void put(const Polygon& item, float* columns, std::int64_t pitch, std::int64_t i) {
-    float* c = columns + i;
-    c[0] = item.x, c[pitch] = item.y, c[2 * pitch] = item.half_w, c[3 * pitch] = item.half_h;
-    c[4 * pitch] = item.cosine, c[5 * pitch] = item.sine, c[6 * pitch] = item.area, c[7 * pitch] = item.radius;
+    polygon_put(item, columns, pitch, i);
   }
   FD_HD static float reach(const Polygon& item) { return item.radius; }
 

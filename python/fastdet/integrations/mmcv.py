@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """mmcv's operators by fastdet's: under mmcv's names and signatures, or put in mmcv's place.
 
-Covered: ``nms``, ``batched_nms``, ``soft_nms``, ``nms_rotated``, ``bbox_overlaps``,
+Covered: ``nms``, ``batched_nms``, ``soft_nms``, ``nms_rotated``, ``bbox_overlaps``, ``box_iou_rotated``,
 ``MultiScaleDeformableAttnFunction`` and ``multi_scale_deformable_attn_pytorch``, on CPU and CUDA, without mmcv's
 compiled extension.
 """
@@ -23,6 +23,7 @@ __all__ = [
     "MultiScaleDeformableAttnFunction",
     "batched_nms",
     "bbox_overlaps",
+    "box_iou_rotated",
     "multi_scale_deformable_attn_pytorch",
     "nms",
     "nms_rotated",
@@ -150,12 +151,14 @@ def nms_rotated(
 
     Args:
         dets: (N, 5) centre, width, height, angle in radians. scores: (N,). labels: (N,) classes, which do not suppress
-            one another. clockwise: without effect, because no overlap depends on it.
+            one another. clockwise: angles turn from the x axis towards the y axis (clockwise where y points down);
+            False: the other way.
 
     Returns:
         (K, 6) boxes with scores and (K,) int64 indices, by falling score.
     """
     boxes, values = (a.float() if a.dtype == torch.float64 else a for a in (dets.detach(), scores.detach()))
+    boxes = boxes if clockwise else _mirrored(boxes)
     keep = ops.rotated_nms(boxes, values, iou_threshold, idxs=None if labels is None else labels.long())
     return torch.cat((dets[keep], scores[keep, None]), 1), keep
 
@@ -189,6 +192,29 @@ def bbox_overlaps(
         a, b = a[:, None], b[:, None]
     found = ops.box_iou(a, b) if mode == "iou" else _over_first(a, b)
     return (found[:, 0, 0] if aligned else found).to(bboxes1.dtype)
+
+
+def box_iou_rotated(
+    bboxes1: Tensor, bboxes2: Tensor, mode: str = "iou", aligned: bool = False, clockwise: bool = True
+) -> Tensor:
+    """``mmcv.ops.box_iou_rotated``: overlap of rotated rectangles, ``fastdet.ops.rotated_box_iou``.
+
+    Args:
+        bboxes1: (M, 5) centre, width, height, angle in radians. bboxes2: (N, 5).
+        mode: ``"iou"``, or ``"iof"`` for intersection over foreground, the area of the first.
+        aligned: row by row (M = N) instead of all pairs.
+        clockwise: as for ``nms_rotated``.
+
+    Returns:
+        (M, N), or (M,) with ``aligned``, of the dtype of ``bboxes1``, without gradient.
+
+    Raises:
+        ValueError: an unknown mode, or shapes that do not agree.
+    """
+    a, b = (boxes.detach() if clockwise else _mirrored(boxes.detach()) for boxes in (bboxes1, bboxes2))
+    if a.dtype != b.dtype:
+        a, b = a.to(torch.promote_types(a.dtype, b.dtype)), b.to(torch.promote_types(a.dtype, b.dtype))
+    return ops.rotated_box_iou(a, b, mode=mode, aligned=aligned).to(bboxes1.dtype)
 
 
 class MultiScaleDeformableAttnFunction:
@@ -236,7 +262,15 @@ def multi_scale_deformable_attn_pytorch(
 
 _OURS = {
     each.__name__: each
-    for each in (nms, batched_nms, soft_nms, nms_rotated, bbox_overlaps, MultiScaleDeformableAttnFunction)
+    for each in (
+        nms,
+        batched_nms,
+        soft_nms,
+        nms_rotated,
+        bbox_overlaps,
+        box_iou_rotated,
+        MultiScaleDeformableAttnFunction,
+    )
 }
 _EXCHANGES = (
     Exchange("mmcv.ops", _OURS, ["mmcv", "mmdet", "mmrotate"]),
@@ -312,6 +346,11 @@ def _keep(
 def _ends(boxes: Tensor, offset: int) -> Tensor:
     """Corners whose difference is the size: with ``offset`` 1, boxes name their last pixel."""
     return torch.cat((boxes[..., :2], boxes[..., 2:] + 1), -1) if offset else boxes
+
+
+def _mirrored(boxes: Tensor) -> Tensor:
+    """Angles that turn the other way."""
+    return torch.cat((boxes[..., :4], -boxes[..., 4:]), -1)
 
 
 def _over_first(a: Tensor, b: Tensor) -> Tensor:

@@ -107,6 +107,7 @@ from fastdet.ops.rep_conv import (
     rep_conv2d_backward_reference,
     rep_conv2d_reference,
 )
+from fastdet.ops.rotated_box_iou import ROTATED_BOX_IOU, rotated_box_iou, rotated_box_iou_reference
 from fastdet.ops.rotated_nms import ROTATED_NMS, rotated_nms, rotated_nms_reference
 from fastdet.ops.sim_ota import (
     SIM_OTA_ASSIGN,
@@ -159,6 +160,7 @@ OPS = (
     LINEAR_SUM_ASSIGNMENT,
     SIM_OTA_ASSIGN,
     SIM_OTA_COST,
+    ROTATED_BOX_IOU,
     ROTATED_NMS,
     SOFT_NMS,
     MATRIX_NMS,
@@ -243,6 +245,8 @@ __all__ = [
     "rep_conv2d_backward",
     "rep_conv2d_backward_reference",
     "rep_conv2d_reference",
+    "rotated_box_iou",
+    "rotated_box_iou_reference",
     "rotated_nms",
     "rotated_nms_reference",
     "sim_ota_assign",

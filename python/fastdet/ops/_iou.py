@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,6 +34,22 @@ def arithmetic(*arrays: np.ndarray) -> list[np.ndarray]:
     """float64 stays, everything else is computed in float32."""
     double = any(a.dtype == np.float64 for a in arrays)
     return [a.astype(np.float64 if double else np.float32) for a in arrays]
+
+
+def over_leading(op: str, call: Callable[[Any, Any], Any], boxes1: Any, boxes2: Any) -> Any:
+    """``call`` on boxes (..., M, k), (..., N, k) as (B, M, k), (B, N, k); its result has their leading dimensions."""
+    dims1, dims2 = len(getattr(boxes1, "shape", ())), len(getattr(boxes2, "shape", ()))
+    if dims1 != dims2 or dims1 in (0, 1, 3):  # nothing to flatten; the operator says what is wrong
+        return call(boxes1, boxes2)
+    lead = tuple(boxes1.shape)[:-2]
+    if tuple(boxes2.shape)[:-2] != lead:
+        shapes = f"{tuple(boxes1.shape)} and {tuple(boxes2.shape)}"
+        raise ValueError(f"{op}: boxes1 and boxes2 must have the same leading dimensions, got {shapes}")
+    count = 1
+    for size in lead:
+        count = count * size
+    found = call(*(b.reshape((count, *tuple(b.shape)[-2:])) for b in (boxes1, boxes2)))
+    return found.reshape((*lead, *tuple(found.shape)[1:]))
 
 
 def similarity(

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastdet import _core
 from fastdet.ops._backend import Op, kept_inputs
-from fastdet.ops._iou import RULES_SCHEMA, Rules, arithmetic, similarity
+from fastdet.ops._iou import RULES_SCHEMA, Rules, arithmetic, over_leading, similarity
 
 
 def box_iou(
@@ -142,18 +142,7 @@ def probabilistic_box_iou(boxes1: Any, boxes2: Any, *, eps: float = 1e-7, varian
 
 
 def _pairwise(boxes1: Any, boxes2: Any, rules: Rules) -> Any:
-    dims1, dims2 = len(getattr(boxes1, "shape", ())), len(getattr(boxes2, "shape", ()))
-    if dims1 != dims2 or dims1 in (0, 1, 3):  # nothing to flatten; the operator says what is wrong
-        return BOX_IOU(boxes1, boxes2, *rules)
-    lead = tuple(boxes1.shape)[:-2]
-    if tuple(boxes2.shape)[:-2] != lead:
-        shapes = f"{tuple(boxes1.shape)} and {tuple(boxes2.shape)}"
-        raise ValueError(f"box_iou: boxes1 and boxes2 must have the same leading dimensions, got {shapes}")
-    count = 1
-    for size in lead:
-        count = count * size
-    flat1, flat2 = (b.reshape((count, *tuple(b.shape)[-2:])) for b in (boxes1, boxes2))
-    return BOX_IOU(flat1, flat2, *rules).reshape((*lead, boxes1.shape[-2], boxes2.shape[-2]))
+    return over_leading("box_iou", lambda a, b: BOX_IOU(a, b, *rules), boxes1, boxes2)
 
 
 def box_iou_reference(boxes1: np.ndarray, boxes2: np.ndarray, *rules: Any) -> np.ndarray:

@@ -10,7 +10,8 @@ import numpy as np
 from fastdet import _core
 from fastdet.ops._backend import Op
 from fastdet.ops._iou import Rules, similarity
-from fastdet.ops._numeric import log_exact, sin_cos_exact
+from fastdet.ops._numeric import log_exact
+from fastdet.ops._polygon import angles_of, circles_touch, overlap, polygons_of
 
 _EPS = 1e-7  # of the probabilistic IoU, as its reference has it
 _INFINITE = np.float32(np.inf)
@@ -33,8 +34,8 @@ def rotated_nms(
     docs/ops/rotated_nms.md.
 
     Args:
-        boxes: (N, 5) centre x, centre y, width, height, angle from the x axis to the side called width; the sense of
-            rotation does not matter. float32, float16 or bfloat16; any strides. N up to 2^32 - 1.
+        boxes: (N, 5) centre x, centre y, width, height, angle that turns the side called width from the x axis towards
+            the y axis (clockwise where y points down). float32, float16 or bfloat16; any strides. N up to 2^32 - 1.
         scores: (N,) of the same dtypes. A box with a NaN or infinite number or score, or an angle beyond 10^6, is never
             kept and never changes the fate of another. A box with a side not above 0 is empty.
         iou_threshold: in [0, 1].
@@ -82,12 +83,9 @@ def rotated_nms_reference(
     usable = np.isfinite(boxes).all(1) & np.isfinite(scores) & (np.abs(boxes[:, 4]) <= 1e6)
     order = np.argsort(-scores, kind="stable")
     order = order[usable[order]]
-    turned = boxes.astype(np.float64)
-    if degrees:
-        turned[:, 4] *= 0.017453292519943295
     kind: Any = _Polygons if measure == "polygon" else _Gaussians
     with np.errstate(all="ignore"):
-        prepared = kind(boxes, turned[:, 4], iou_threshold)
+        prepared = kind(boxes, degrees, iou_threshold)
         keep = []
         fallen = np.zeros(len(boxes), bool)
         for place, i in enumerate(order):
@@ -104,78 +102,23 @@ def rotated_nms_reference(
 
 
 class _Polygons:
-    """IoU of rectangles: the better one's frame, then the area under each edge of the other inside it."""
+    """IoU of rectangles, in the better one's frame."""
 
-    def __init__(self, boxes: np.ndarray, angle: np.ndarray, iou_threshold: float) -> None:
-        half = np.float32(0.5)
-        self.x, self.y = boxes[:, 0], boxes[:, 1]
-        self.w, self.h = (half * np.where(side > 0, side, np.float32(0)) for side in (boxes[:, 2], boxes[:, 3]))
-        sine, cosine = sin_cos_exact(np.where(np.abs(angle) <= 1e6, angle, 0))
-        self.sin, self.cos = sine.astype(np.float32), cosine.astype(np.float32)
-        self.area = (2 * self.w) * (2 * self.h)
-        self.radius = np.sqrt(self.w * self.w + self.h * self.h)
+    def __init__(self, boxes: np.ndarray, degrees: bool, iou_threshold: float) -> None:
+        self.all = polygons_of(boxes, degrees)
 
     def near(self, a: int, b: np.ndarray) -> np.ndarray:
-        dx, dy, reach = self.x[b] - self.x[a], self.y[b] - self.y[a], self.radius[a] + self.radius[b]
-        return dx * dx + dy * dy <= reach * reach
+        return circles_touch(self.all.at(a), self.all.at(b))
 
     def similarity(self, a: int, b: np.ndarray) -> np.ndarray:
-        cos = self.cos[a] * self.cos[b] + self.sin[a] * self.sin[b]
-        sin = self.cos[a] * self.sin[b] - self.sin[a] * self.cos[b]
-        dx, dy = self.x[b] - self.x[a], self.y[b] - self.y[a]
-        u, v = dx * self.cos[a] + dy * self.sin[a], dy * self.cos[a] - dx * self.sin[a]
-        c, s, w, h, bw, bh = np.abs(cos), np.abs(sin), self.w[a], self.h[a], self.w[b], self.h[b]
-        meet = (np.abs(u) < w + (bw * c + bh * s)) & (np.abs(v) < h + (bw * s + bh * c))
-        meet &= np.abs(u * cos + v * sin) < bw + (w * c + h * s)
-        meet &= np.abs(v * cos - u * sin) < bh + (w * s + h * c)
-        px, py, qx, qy = bw * cos, bw * sin, -(bh * sin), bh * cos
-        corners = (
-            (u + (px + qx), v + (py + qy)),
-            (u - (px - qx), v - (py - qy)),
-            (u - (px + qx), v - (py + qy)),
-            (u + (px - qx), v + (py - qy)),
-        )
-        e, f = (-2 * px, -2 * py), (-2 * qx, -2 * qy)
-        under = [
-            _area_under_edge(*corners[i], *corners[(i + 1) % 4], *edge, w, h)
-            for i, edge in enumerate((e, f, (-e[0], -e[1]), (-f[0], -f[1])))
-        ]
-        area = -((under[0] + under[2]) + (under[1] + under[3]))
-        area = np.minimum(np.where(area > 0, area, np.float32(0)), np.minimum(self.area[a], self.area[b]))
-        common = np.where(meet, area, np.float32(0))
-        return common / (self.area[a] + self.area[b] - common)
-
-
-def _area_under_edge(
-    x0: np.ndarray,
-    y0: np.ndarray,
-    x1: np.ndarray,
-    y1: np.ndarray,
-    ex: np.ndarray,
-    ey: np.ndarray,
-    w: np.float32,
-    h: np.float32,
-) -> np.ndarray:
-    """The integral over x in [-w, w] of y clamped to [-h, h] along the edge from (x0, y0) to (x1, y1)."""
-    zero, one = np.float32(0), np.float32(1)
-    steep = np.where(ex == 0, zero, one / np.where(ex == 0, one, ex))
-
-    def unit(value: np.ndarray) -> np.ndarray:
-        return np.where(value > 0, np.where(value < 1, value, one), zero)
-
-    left, right = np.clip(x0, -w, w), np.clip(x1, -w, w)
-    first, last = y0 + unit((left - x0) * steep) * ey, y1 - unit((x1 - right) * steep) * ey
-    low, high = np.clip(first, -h, h), np.clip(last, -h, h)
-    parts = ((low - first) * low + (high - low) * (np.float32(0.5) * (low + high))) + (last - high) * high
-    level = low == high
-    return (right - left) * np.where(level, low, parts / np.where(level, one, last - first))
+        return overlap(self.all.at(a), self.all.at(b))
 
 
 class _Gaussians:
     """Probabilistic IoU; a pair is looked at only if the distance of the centres leaves it a chance."""
 
-    def __init__(self, boxes: np.ndarray, angle: np.ndarray, iou_threshold: float) -> None:
-        self.boxes, self.angle = boxes, angle
+    def __init__(self, boxes: np.ndarray, degrees: bool, iou_threshold: float) -> None:
+        self.boxes, self.angle = boxes, angles_of(boxes, degrees)
         sides = np.where(boxes[:, 2:4] > 0, boxes[:, 2:4], np.float32(0))
         variances = sides * sides * np.float32(1 / 12)
         sound = variances[:, 0] * variances[:, 1] >= 1

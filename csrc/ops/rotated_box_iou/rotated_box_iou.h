@@ -17,7 +17,7 @@ struct RotatedBoxIouParams {
   TensorView boxes1;        // [B, M, 5]
   TensorView boxes2;        // [B, N, 5]
   bool gaussian = false;    // probabilistic IoU instead of that of the polygons
-  bool over_first = false;  // over the area of the first box instead of the union
+  bool over_first = false;  // over the area of the first box instead of the union; not with gaussian
   bool aligned = false;     // N = M: row by row
   bool degrees = false;
 

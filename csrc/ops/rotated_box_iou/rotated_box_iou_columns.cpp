@@ -7,28 +7,25 @@ namespace {
 constexpr int kBlock = 64;  // boxes asked at once whether they are near
 constexpr int kLanes = 16;  // near ones compared at once
 
-template <typename M, typename T>
-FD_HD void prepare_loop(const Form<T>& form, std::int64_t n, const T* FD_RESTRICT numbers, T* FD_RESTRICT columns) {
-  for (std::int64_t i = 0; i < n; ++i) {
-    const T row[kNumbers] = {numbers[i], numbers[kTile + i], numbers[2 * kTile + i], numbers[3 * kTile + i],
-                             numbers[4 * kTile + i]};
-    M::put(M::item(row, form), columns, kTile, i);
+// Loops as types, so that one switch over kinds serves all of them; everything is inlined into the callers, which are clones.
+struct Prepare {
+  template <typename M, typename T>
+  FD_HD static void run(const Form<T>& form, std::int64_t n, const T* FD_RESTRICT numbers, T* FD_RESTRICT columns) {
+    for (std::int64_t i = 0; i < n; ++i) {
+      const T row[kNumbers] = {numbers[i], numbers[kTile + i], numbers[2 * kTile + i], numbers[3 * kTile + i],
+                               numbers[4 * kTile + i]};
+      M::put(M::item(row, form), columns, kTile, i);
+    }
   }
-}
+};
 
-template <typename M, typename T>
-FD_HD void aligned_loop(const Form<T>& form, std::int64_t n, const T* FD_RESTRICT rows, const T* FD_RESTRICT columns,
+struct Aligned {
+  template <typename M, typename T>
+  FD_HD static void run(const Form<T>& form, std::int64_t n, const T* FD_RESTRICT rows, const T* FD_RESTRICT columns,
                         T* FD_RESTRICT out) {
-  for (std::int64_t j = 0; j < n; ++j) out[j] = M::value(M::at(rows, kTile, j), M::at(columns, kTile, j), form);
-}
-
-template <typename T>
-FD_HD void gaussian_loop(const Form<T>& form, const T* rows, std::int64_t row, std::int64_t n, const T* FD_RESTRICT columns,
-                         T* FD_RESTRICT out) {
-  using M = Gaussians<T>;
-  const typename M::Item item = M::at(rows, kTile, row);
-  for (std::int64_t j = 0; j < n; ++j) out[j] = M::value(item, M::at(columns, kTile, j), form);
-}
+    for (std::int64_t j = 0; j < n; ++j) out[j] = M::value(M::at(rows, kTile, j), M::at(columns, kTile, j), form);
+  }
+};
 
 // Lists the boxes that are near, a block at a time; returns how many.
 template <typename T>
@@ -56,11 +53,8 @@ FD_HD int list_near(const PolygonOf<T>& item, std::int64_t n, const T* FD_RESTRI
 }
 
 // Rectangles are cut only where they are near, kLanes at a time.
-template <typename T>
-FD_HD void polygon_loop(const Form<T>& form, const T* rows, std::int64_t row, std::int64_t n, const T* FD_RESTRICT columns,
-                        T* FD_RESTRICT out) {
-  using M = Polygons<T>;
-  const PolygonOf<T> item = M::at(rows, kTile, row);
+template <typename M, typename T>
+FD_HD void near_values(const PolygonOf<T>& item, std::int64_t n, const T* FD_RESTRICT columns, T* FD_RESTRICT out) {
   std::int32_t listed[kTile + kLanes];
   const int count = list_near(item, n, columns, listed);
   for (std::int64_t j = 0; j < n; ++j) out[j] = T{0};
@@ -70,44 +64,59 @@ FD_HD void polygon_loop(const Form<T>& form, const T* rows, std::int64_t row, st
     for (int f = 0; f < M::kFields; ++f) {
       for (int l = 0; l < kLanes; ++l) lanes[f * kLanes + l] = columns[f * kTile + listed[first + l]];
     }
-    for (int l = 0; l < kLanes; ++l) found[l] = M::near_value(item, M::at(lanes, kLanes, l), form);
+    for (int l = 0; l < kLanes; ++l) found[l] = M::near_value(item, M::at(lanes, kLanes, l));
     for (int l = 0; l < kLanes; ++l) out[listed[first + l]] = found[l];
+  }
+}
+
+struct Values {
+  template <typename M, typename T>
+  FD_HD static void run(const Form<T>& form, const T* rows, std::int64_t row, std::int64_t n, const T* FD_RESTRICT columns,
+                        T* FD_RESTRICT out) {
+    const typename M::Item item = M::at(rows, kTile, row);
+    if constexpr (M::kLists) {
+      near_values<M>(item, n, columns, out);
+    } else {
+      for (std::int64_t j = 0; j < n; ++j) out[j] = M::value(item, M::at(columns, kTile, j), form);
+    }
+  }
+};
+
+template <typename Loop, typename T, typename... Rest>
+FD_HD void for_kind(Kind kind, const Form<T>& form, const Rest&... rest) {
+  switch (kind) {
+    case Kind::kIou: return Loop::template run<typename MeasureOf<Kind::kIou, T>::type>(form, rest...);
+    case Kind::kIof: return Loop::template run<typename MeasureOf<Kind::kIof, T>::type>(form, rest...);
+    case Kind::kProb: return Loop::template run<typename MeasureOf<Kind::kProb, T>::type>(form, rest...);
   }
 }
 
 }  // namespace
 
 FD_TARGET_CLONES
-void prepare(bool gaussian, const Form<float>& form, std::int64_t n, const float* numbers, float* columns) {
-  if (gaussian) return prepare_loop<Gaussians<float>>(form, n, numbers, columns);
-  prepare_loop<Polygons<float>>(form, n, numbers, columns);
+void prepare(Kind kind, const Form<float>& form, std::int64_t n, const float* numbers, float* columns) {
+  for_kind<Prepare>(kind, form, n, numbers, columns);
 }
-void prepare(bool gaussian, const Form<double>& form, std::int64_t n, const double* numbers, double* columns) {
-  if (gaussian) return prepare_loop<Gaussians<double>>(form, n, numbers, columns);
-  prepare_loop<Polygons<double>>(form, n, numbers, columns);
+void prepare(Kind kind, const Form<double>& form, std::int64_t n, const double* numbers, double* columns) {
+  for_kind<Prepare>(kind, form, n, numbers, columns);
 }
 
 FD_TARGET_CLONES
-void values(bool gaussian, const Form<float>& form, const float* rows, std::int64_t row, std::int64_t n, const float* columns,
+void values(Kind kind, const Form<float>& form, const float* rows, std::int64_t row, std::int64_t n, const float* columns,
             float* out) {
-  if (gaussian) return gaussian_loop(form, rows, row, n, columns, out);
-  polygon_loop(form, rows, row, n, columns, out);
+  for_kind<Values>(kind, form, rows, row, n, columns, out);
 }
-void values(bool gaussian, const Form<double>& form, const double* rows, std::int64_t row, std::int64_t n, const double* columns,
+void values(Kind kind, const Form<double>& form, const double* rows, std::int64_t row, std::int64_t n, const double* columns,
             double* out) {
-  if (gaussian) return gaussian_loop(form, rows, row, n, columns, out);
-  polygon_loop(form, rows, row, n, columns, out);
+  for_kind<Values>(kind, form, rows, row, n, columns, out);
 }
 
 FD_TARGET_CLONES
-void aligned_values(bool gaussian, const Form<float>& form, std::int64_t n, const float* rows, const float* columns, float* out) {
-  if (gaussian) return aligned_loop<Gaussians<float>>(form, n, rows, columns, out);
-  aligned_loop<Polygons<float>>(form, n, rows, columns, out);
+void aligned_values(Kind kind, const Form<float>& form, std::int64_t n, const float* rows, const float* columns, float* out) {
+  for_kind<Aligned>(kind, form, n, rows, columns, out);
 }
-void aligned_values(bool gaussian, const Form<double>& form, std::int64_t n, const double* rows, const double* columns,
-                    double* out) {
-  if (gaussian) return aligned_loop<Gaussians<double>>(form, n, rows, columns, out);
-  aligned_loop<Polygons<double>>(form, n, rows, columns, out);
+void aligned_values(Kind kind, const Form<double>& form, std::int64_t n, const double* rows, const double* columns, double* out) {
+  for_kind<Aligned>(kind, form, n, rows, columns, out);
 }
 
 }  // namespace fastdet::rotated_iou

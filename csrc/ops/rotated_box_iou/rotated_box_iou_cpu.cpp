@@ -20,7 +20,7 @@ struct Columns {
   alignas(64) T fields[kMaxFields * kTile];
 
   // Prepares boxes first, first + 1, ... of an image.
-  void load(bool gaussian, const Form<T>& form, const TensorView& boxes, std::int64_t image, std::int64_t first, std::int64_t n) {
+  void load(Kind kind, const Form<T>& form, const TensorView& boxes, std::int64_t image, std::int64_t first, std::int64_t n) {
     alignas(64) T numbers[kNumbers * kTile];
     dispatch_float_or_double(boxes.dtype, [&](auto tag) {
       using Stored = typename decltype(tag)::type;
@@ -31,12 +31,12 @@ struct Columns {
         }
       }
     });
-    prepare(gaussian, form, n, numbers, fields);
+    prepare(kind, form, n, numbers, fields);
   }
 };
 
 template <typename T>
-void pairs(const RotatedBoxIouParams& p, const Form<T>& form) {
+void pairs(const RotatedBoxIouParams& p, Kind kind, const Form<T>& form) {
   const std::int64_t m = p.rows(), n = p.columns(), blocks = ceil_div(m, kRows), tiles = ceil_div(n, kTile);
   const std::int64_t each = std::min(m, kRows) * std::min(n, kTile);
   parallel_for(p.images() * blocks * tiles, 1 + kGrain / (each + 1), [&](std::int64_t begin, std::int64_t end) {
@@ -44,32 +44,33 @@ void pairs(const RotatedBoxIouParams& p, const Form<T>& form) {
     for (std::int64_t i = begin; i < end; ++i) {
       const std::int64_t image = i / (blocks * tiles), row = i / tiles % blocks * kRows, column = i % tiles * kTile;
       const std::int64_t width = std::min(kTile, n - column), height = std::min(kRows, m - row);
-      columns.load(p.gaussian, form, p.boxes2, image, column, width);
-      rows.load(p.gaussian, form, p.boxes1, image, row, height);
+      columns.load(kind, form, p.boxes2, image, column, width);
+      rows.load(kind, form, p.boxes1, image, row, height);
       T* out = static_cast<T*>(p.out) + (image * m + row) * n + column;
-      for (std::int64_t r = 0; r < height; ++r) values(p.gaussian, form, rows.fields, r, width, columns.fields, out + r * n);
+      for (std::int64_t r = 0; r < height; ++r) values(kind, form, rows.fields, r, width, columns.fields, out + r * n);
     }
   });
 }
 
 template <typename T>
-void aligned(const RotatedBoxIouParams& p, const Form<T>& form) {
+void aligned(const RotatedBoxIouParams& p, Kind kind, const Form<T>& form) {
   const std::int64_t m = p.rows(), tiles = ceil_div(m, kTile);
   parallel_for(p.images() * tiles, 1 + kAlignedGrain / (std::min(m, kTile) + 1), [&](std::int64_t begin, std::int64_t end) {
     Columns<T> columns, rows;
     for (std::int64_t i = begin; i < end; ++i) {
       const std::int64_t image = i / tiles, row = i % tiles * kTile, n = std::min(kTile, m - row);
-      rows.load(p.gaussian, form, p.boxes1, image, row, n);
-      columns.load(p.gaussian, form, p.boxes2, image, row, n);
-      aligned_values(p.gaussian, form, n, rows.fields, columns.fields, static_cast<T*>(p.out) + image * m + row);
+      rows.load(kind, form, p.boxes1, image, row, n);
+      columns.load(kind, form, p.boxes2, image, row, n);
+      aligned_values(kind, form, n, rows.fields, columns.fields, static_cast<T*>(p.out) + image * m + row);
     }
   });
 }
 
 template <typename T>
 void run(const RotatedBoxIouParams& p) {
-  const Form<T> form = form_of<T>(p.degrees, p.over_first);
-  p.aligned ? aligned<T>(p, form) : pairs<T>(p, form);
+  const Form<T> form = form_of<T>(p.degrees);
+  const Kind kind = kind_of(p.gaussian, p.over_first);
+  p.aligned ? aligned<T>(p, kind, form) : pairs<T>(p, kind, form);
 }
 
 }  // namespace

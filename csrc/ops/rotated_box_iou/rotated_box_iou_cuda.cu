@@ -9,7 +9,7 @@ namespace {
 
 template <typename M>
 void launch(const RotatedBoxIouParams& p, Stream stream) {
-  const Form<typename M::Number> form = form_of<typename M::Number>(p.degrees, p.over_first);
+  const Form<typename M::Number> form = form_of<typename M::Number>(p.degrees);
   if (p.aligned) {
     FD_LAUNCH(rotated_aligned_kernel<M>, ceil_div(p.images() * p.rows(), kThreads), kThreads, 0, stream, p, form);
     return;
@@ -20,7 +20,11 @@ void launch(const RotatedBoxIouParams& p, Stream stream) {
 
 template <typename T>
 void run(const RotatedBoxIouParams& p, Stream stream) {
-  p.gaussian ? launch<Gaussians<T>>(p, stream) : launch<Polygons<T>>(p, stream);
+  switch (kind_of(p.gaussian, p.over_first)) {
+    case Kind::kIou: return launch<typename MeasureOf<Kind::kIou, T>::type>(p, stream);
+    case Kind::kIof: return launch<typename MeasureOf<Kind::kIof, T>::type>(p, stream);
+    case Kind::kProb: return launch<typename MeasureOf<Kind::kProb, T>::type>(p, stream);
+  }
 }
 
 }  // namespace

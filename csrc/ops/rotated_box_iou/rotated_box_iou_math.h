@@ -12,28 +12,32 @@ namespace fastdet::rotated_iou {
 constexpr int kNumbers = 5;  // of a box
 constexpr std::int64_t kTile = 512, kRows = 64;
 
+enum class Kind : std::uint8_t { kIou, kIof, kProb };
+
 template <typename T>
 struct Form {
   IouForm<T> iou;
-  bool degrees, over_first;
+  bool degrees;
 };
 
 template <typename T>
-Form<T> form_of(bool degrees, bool over_first) {
+Form<T> form_of(bool degrees) {
   IouRules rules;
   rules.kind = IouKind::kProb;
   rules.format = BoxFormat::kRotated;
   rules.eps = 1e-7;  // as the reference of the probabilistic IoU has it; no floor on the variances
-  return {iou_form<T>(rules), degrees, over_first};
+  return {iou_form<T>(rules), degrees};
 }
 
 // The area that rectangles have in common over that of their union or of the first. Boxes that are empty or not finite, and
-// pairs whose areas leave the range of T, have 0.
-template <typename T>
+// pairs whose areas leave the range of T, have 0. Which of the two is known when compiling: a choice in a loop over pairs would
+// keep it from becoming vector code.
+template <typename T, bool kOverFirst>
 struct Polygons {
   using Item = PolygonOf<T>;
   using Number = T;
   static constexpr int kFields = kPolygonFields;
+  static constexpr bool kLists = true;  // pairs that are near, before they are compared
 
   FD_HD static Item item(const T (&v)[kNumbers], const Form<T>& form) {
     return polygon_of(RotatedBoxOf<T>{v[0], v[1], v[2], v[3], v[4]}, form.degrees);
@@ -43,13 +47,13 @@ struct Polygons {
     polygon_put(item, columns, pitch, i);
   }
   // Of boxes that are near.
-  FD_HD static T near_value(const Item& a, const Item& b, const Form<T>& form) {
-    const T common = polygon_intersection(a, b), whole = form.over_first ? a.area : a.area + b.area - common;
+  FD_HD static T near_value(const Item& a, const Item& b) {
+    const T common = polygon_intersection(a, b), whole = kOverFirst ? a.area : a.area + b.area - common;
     const T quotient = common / whole;
     return (common > T{0}) & is_finite(quotient) ? quotient : T{0};
   }
   FD_HD static bool near(const Item& a, const Item& b) { return circles_touch(b.x - a.x, b.y - a.y, a.radius, b.radius); }
-  FD_HD static T value(const Item& a, const Item& b, const Form<T>& form) { return near(a, b) ? near_value(a, b, form) : T{0}; }
+  FD_HD static T value(const Item& a, const Item& b, const Form<T>&) { return near(a, b) ? near_value(a, b) : T{0}; }
 };
 
 // The probabilistic IoU of core/rotated_iou.h, of every pair.
@@ -59,6 +63,7 @@ struct Gaussians {
   using Number = T;
   using Columns = Measure<IouKind::kProb, T>;
   static constexpr int kFields = Columns::kFields;
+  static constexpr bool kLists = false;
 
   FD_HD static Item item(const T (&v)[kNumbers], const Form<T>& form) {
     const RotatedBoxOf<T> box{v[0], v[1], v[2], v[3], v[4]};
@@ -71,6 +76,17 @@ struct Gaussians {
     Columns::put(item, columns, pitch, i);
   }
   FD_HD static T value(const Item& a, const Item& b, const Form<T>& form) { return gaussian_overlap(a, b, form.iou); }
+};
+
+inline Kind kind_of(bool gaussian, bool over_first) { return gaussian ? Kind::kProb : over_first ? Kind::kIof : Kind::kIou; }
+
+template <Kind K, typename T>
+struct MeasureOf {
+  using type = Polygons<T, K == Kind::kIof>;
+};
+template <typename T>
+struct MeasureOf<Kind::kProb, T> {
+  using type = Gaussians<T>;
 };
 
 }  // namespace fastdet::rotated_iou

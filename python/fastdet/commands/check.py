@@ -9,11 +9,12 @@ from pathlib import Path
 
 from fastdet.arguments import Parser, add_arguments, build_config
 from fastdet.data.check import CheckReport, check_dataset
+from fastdet.drawing import encode
 from fastdet.files import write_atomic
 from fastdet.progress import Progress, aligned
 
 EXAMPLE = """\
-example: fastdet check bccd --json report.json
+example: fastdet check bccd --json report.json --png labels.png
 
 DATA: a data set in COCO, YOLO (folder or data YAML) or VOC format, a folder or a list of pictures.
 Every picture is decoded. Exit code 1 when something would harm training; notes do not count."""
@@ -29,6 +30,7 @@ class CheckCommand:
     allow_outside: bool = field(default=False, metadata={"help": "accept files outside the data set's folder"})
     show: int = field(default=20, metadata={"help": "problems of a kind to show; 0 for all"})
     json: str | None = field(default=None, metadata={"help": "write everything there", "metavar": "FILE"})
+    png: str | None = field(default=None, metadata={"help": "write a picture of the labels there", "metavar": "FILE"})
 
 
 def run(words: list[str]) -> int:
@@ -50,6 +52,10 @@ def run(words: list[str]) -> int:
         )
     if command.json:
         write_atomic(Path(command.json), (json.dumps(report.to_dict(), indent=1) + "\n").encode())
+    if command.png:
+        from fastdet.data.label_sheet import label_sheet
+
+        write_atomic(Path(command.png), encode(label_sheet(report.sets, f"{report.path}, {report.kind}"), ".png"))
     print("\n".join(_lines(report, command.show)))
     return 1 if report.harmful else 0
 

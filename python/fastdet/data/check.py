@@ -57,6 +57,7 @@ class CheckReport:
     kind: str
     splits: list[SplitReport] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    sets: dict[str, Dataset] = field(default_factory=dict, repr=False)  # what could be read of each split
 
     @property
     def harmful(self) -> bool:
@@ -100,7 +101,7 @@ def check_dataset(
     """
     layout = recognise(data)
     report = CheckReport(layout.path, layout.kind)
-    sets: dict[str, Dataset] = {}
+    sets = report.sets
     for split in _order(layout):
         try:
             sets[split] = open_dataset(

@@ -63,7 +63,7 @@ def case(name, op, make, options=(), floats=(0, 1)):
 
 DENSE = [replace(case(name, ops.DECODE_BOXES, arguments), doubles=(0, 1)) for name in MAPS]
 BACKWARD = [
-    replace(case(name, ops.DECODE_BOXES_BACKWARD, backward_arguments, floats=(2, 3)), doubles=(0, 1, 2, 3))
+    replace(case(name, ops.DECODE_BOXES_BACKWARD, backward_arguments, floats=(3, 4)), doubles=(0, 1, 2, 3, 4))
     for name in MAPS
 ]
 CANDIDATES = [case(name, ops.DECODE_CANDIDATES, arguments, (0.25, 12, i % 2 == 1)) for i, name in enumerate(MAPS)]
@@ -115,7 +115,7 @@ TRACED = [
     replace(case("dfl", ops.DECODE_BOXES, arguments)),
     replace(case("anchors", ops.DECODE_BOXES, arguments)),
     replace(case("queries", ops.DECODE_BOXES, arguments)),
-    replace(case("distance", ops.DECODE_BOXES_BACKWARD, backward_arguments, floats=(2, 3))),
+    replace(case("distance", ops.DECODE_BOXES_BACKWARD, backward_arguments, floats=(3, 4))),
     case("distance", ops.DECODE_CANDIDATES, arguments, (0.2, 9, True)),
     case("dfl", ops.DETECT, arguments, (0.2, 0.5, 10, 30000, False, False)),
     case("anchors", ops.DETECT, arguments, (0.2, 0.5, 10, 30000, False, True)),

@@ -31,6 +31,8 @@ struct DecodeParams {
   HeadMaps maps;
   TensorView boxes;   // [B, A, 4] contiguous; backward: its gradient, any strides
   TensorView scores;  // [B, A, C] likewise
+  // Backward: what the forward gave, [B, A, C], any strides; not read where there is an objectness.
+  TensorView given_scores;
   // Backward: gradients of the maps, contiguous [B, P, C, H, W] and [B, P, K, H, W], of their dtype.
   void* logits_grad[kMaxLevels] = {};
   void* codes_grad[kMaxLevels] = {};

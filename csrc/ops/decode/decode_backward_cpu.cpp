@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // CPU path of the gradients of dense decoding; tiles as forward.
+#include <type_traits>
+
 #include "core/dispatch.h"
 #include "ops/decode/decode.h"
 #include "ops/decode/decode_tile.h"
@@ -55,15 +57,16 @@ struct GradRows {
 template <typename T, typename R = ArithmeticOf<T>>
 FD_TARGET_CLONES void bins_backward(const T* codes, const RowSteps& steps, std::int64_t bins, std::int64_t size,
                                     const R* FD_RESTRICT grad, std::int64_t channel, const GradRows<T>& out) {
-  R most[kBlock], sum[kBlock], expected[kBlock], weights[kBins * kBlock];
+  R most[kBlock], sum[kBlock], expected[kBlock], share[kBlock], weights[kBins * kBlock];
   const bool kept = bins <= kBins;
   expect_row(codes, steps, bins, size, most, sum, expected, weights, kept);
+  for (std::int64_t j = 0; j < size; ++j) share[j] = grad[j] / sum[j];
   for (std::int64_t i = 0; i < bins; ++i) {
     R* FD_RESTRICT weight = weights + (kept ? i * kBlock : 0);
     if (!kept) weigh_row(codes + i * steps.channel, steps.anchor, size, most, weight);
     const R bin = static_cast<R>(i);
     out.fill(channel + i, size,
-             [&](std::int64_t j) FD_INLINE_LAMBDA { return bin_gradient<R>(grad[j], weight[j], sum[j], bin, expected[j]); });
+             [&](std::int64_t j) FD_INLINE_LAMBDA { return bin_gradient<R>(share[j], weight[j], bin, expected[j]); });
   }
 }
 
@@ -120,30 +123,77 @@ void codes_backward(const DecodeParams& p, const DecodeTile& tile) {
   }
 }
 
-// Gradients of `planes` logits of a block, in place of those of the scores in `grads`. sum: of what goes
-// to the objectness.
+// anchors[j * kPlanes + k] = gradient of channel k of anchor j, from that of its score.
 template <typename R>
-FD_HD void logit_rows(std::int64_t planes, std::int64_t size, const R* FD_RESTRICT objectness, const R* FD_RESTRICT scores,
-                      R* FD_RESTRICT grads, R* FD_RESTRICT sum) {
-  for (std::int64_t k = 0; k < planes; ++k) {
-    const R* FD_RESTRICT value = scores + k * kBlock;
-    R* FD_RESTRICT row = grads + k * kBlock;
-    if (objectness != nullptr) {
-      for (std::int64_t j = 0; j < size; ++j) {
-        sum[j] += row[j] * value[j];
-        row[j] = row[j] * objectness[j];
+FD_HD void sigmoid_anchors(const R* grad, const RowSteps& from, const R* scores, const RowSteps& at, std::int64_t size,
+                           R* FD_RESTRICT anchors) {
+  for (std::int64_t j = 0; j < size; ++j) {
+    const R *g = grad + j * from.anchor, *s = scores + j * at.anchor;
+    if (from.channel == 1 && at.channel == 1) {
+      for (std::int64_t k = 0; k < kPlanes; ++k) anchors[kPlanes * j + k] = sigmoid_gradient<R>(g[k], s[k]);
+    } else {
+      for (std::int64_t k = 0; k < kPlanes; ++k) {
+        anchors[kPlanes * j + k] = sigmoid_gradient<R>(g[k * from.channel], s[k * at.channel]);
       }
     }
-    for (std::int64_t j = 0; j < size; ++j) row[j] = sigmoid_gradient<R>(row[j], value[j]);
   }
 }
 
-// Gradients of logits whose planes are dense: those of the scores are read as they lie, many channels of one anchor after the
-// other, and turned; then each plane is one sweep.
+// Gradients of logits whose sigmoids are the scores: the logits themselves are not read. Gradients and scores are read as they
+// lie, many channels of one anchor after the other, and turned on their way to planes.
 template <typename T, typename R = ArithmeticOf<T>>
-FD_TARGET_CLONES void planes_backward(const R* grad, const RowSteps& from, const T* logits, std::int64_t plane,
-                                      std::int64_t classes, std::int64_t size, const R* objectness, R* FD_RESTRICT sum,
-                                      const GradRows<T>& out) {
+FD_TARGET_CLONES void sigmoids_backward(const DecodeParams& p, const DecodeTile& tile, const GradRows<T>& out) {
+  const RowSteps from{p.scores.stride[1], p.scores.stride[2]}, at{p.given_scores.stride[1], p.given_scores.stride[2]};
+  const R* grad = p.scores.as<const R>() + tile.image * p.scores.stride[0] + tile.first * from.anchor;
+  const R* scores = p.given_scores.as<const R>() + tile.image * p.given_scores.stride[0] + tile.first * at.anchor;
+  const std::int64_t turned = out.steps.anchor == 1 ? p.maps.classes / kPlanes * kPlanes : 0;  // channels
+  R anchors[kPlanes * kBlock], rows[kPlanes * kBlock];
+  for (std::int64_t j = 0; j < tile.size; j += kBlock) {
+    const std::int64_t size = std::min(kBlock, tile.size - j);
+    for (std::int64_t c = 0; c < turned; c += kPlanes) {
+      sigmoid_anchors(grad + j * from.anchor + c * from.channel, from, scores + j * at.anchor + c * at.channel, at, size,
+                      anchors);
+      T* to = out.first + c * out.steps.channel + j;
+      if constexpr (std::is_same_v<T, R>) {
+        turn_planes(anchors, size, out.steps.channel, to);
+      } else {
+        turn_planes(anchors, size, kBlock, rows);
+        for (std::int64_t k = 0; k < kPlanes; ++k) store_row<T>(rows + k * kBlock, 1, size, to + k * out.steps.channel);
+      }
+    }
+    for (std::int64_t i = j; i < j + size; ++i) {
+      const R *g = grad + i * from.anchor, *s = scores + i * at.anchor;
+      T* to = out.first + i * out.steps.anchor;
+      if (from.channel == 1 && at.channel == 1 && out.steps.channel == 1) {
+        for (std::int64_t c = turned; c < p.maps.classes; ++c) to[c] = narrow<T>(sigmoid_gradient<R>(g[c], s[c]));
+      } else {
+        for (std::int64_t c = turned; c < p.maps.classes; ++c) {
+          to[c * out.steps.channel] = narrow<T>(sigmoid_gradient<R>(g[c * from.channel], s[c * at.channel]));
+        }
+      }
+    }
+  }
+}
+
+// Gradients of `planes` logits of a block, in place of those of the scores in `grads`. sum: of what goes to the objectness.
+template <typename R>
+FD_HD void logit_rows(std::int64_t planes, std::int64_t size, const R* FD_RESTRICT objectness, const R* FD_RESTRICT values,
+                      R* FD_RESTRICT grads, R* FD_RESTRICT sum) {
+  for (std::int64_t k = 0; k < planes; ++k) {
+    const R* FD_RESTRICT value = values + k * kBlock;
+    R* FD_RESTRICT row = grads + k * kBlock;
+    for (std::int64_t j = 0; j < size; ++j) {
+      sum[j] += row[j] * value[j];
+      row[j] = sigmoid_gradient<R>(row[j] * objectness[j], value[j]);
+    }
+  }
+}
+
+// The same for planes that are dense: gradients of the scores are read as they lie, many channels of one anchor after the other,
+// and turned; then each plane is one sweep.
+template <typename T, typename R = ArithmeticOf<T>>
+FD_HD void product_planes(const R* grad, const RowSteps& from, const T* logits, std::int64_t plane, std::int64_t classes,
+                          std::int64_t size, const R* FD_RESTRICT objectness, R* FD_RESTRICT sum, const GradRows<T>& out) {
   constexpr std::int64_t kMost = 5 * kPlanes;
   R turned[kMost * kDecodeTile];  // [block][channel][kBlock]
   for (std::int64_t first = 0; first < classes; first += kMost) {
@@ -160,10 +210,6 @@ FD_TARGET_CLONES void planes_backward(const R* grad, const RowSteps& from, const
         const T* FD_RESTRICT row = logits + (first + c) * plane + j;
         T* FD_RESTRICT to = out.first + (first + c) * out.steps.channel + j;
         const R* FD_RESTRICT g = turned + j * kMost + c * kBlock;
-        if (objectness == nullptr) {
-          for (std::int64_t i = 0; i < count; ++i) to[i] = narrow<T>(sigmoid_gradient<R>(g[i], sigmoid_exact(widen<T>(row[i]))));
-          continue;
-        }
         for (std::int64_t i = 0; i < count; ++i) {
           const R value = sigmoid_exact(widen<T>(row[i]));
           sum[j + i] += g[i] * value;
@@ -174,39 +220,38 @@ FD_TARGET_CLONES void planes_backward(const R* grad, const RowSteps& from, const
   }
 }
 
-template <typename T>
-FD_TARGET_CLONES void scores_backward(const DecodeParams& p, const DecodeTile& tile) {
-  using R = ArithmeticOf<T>;
+// Gradients of logits and of the objectness that multiplies their sigmoids.
+template <typename T, typename R = ArithmeticOf<T>>
+FD_TARGET_CLONES void products_backward(const DecodeParams& p, const DecodeTile& tile, const GradRows<T>& out) {
   const HeadMaps& maps = p.maps;
   const HeadLevel& in = maps.level[tile.level];
   const RowSteps from{p.scores.stride[1], p.scores.stride[2]}, steps{in.logits_stride[4], in.logits_stride[2]};
   const R* grad = p.scores.as<const R>() + tile.image * p.scores.stride[0] + tile.first * from.anchor;
   const T* logits = logits_at<T>(in, tile.image, tile.prior, tile.y, tile.x);
   const T* codes = codes_at<T>(in, tile.image, tile.prior, tile.y, tile.x);
-  const GradRows<T> out(p.logits_grad[tile.level], maps, tile, maps.classes);
   R objectness[kDecodeTile], sum[kDecodeTile], values[kPlanes * kBlock], grads[kPlanes * kBlock];
   for (std::int64_t j = 0; j < tile.size; ++j) sum[j] = R(0);
-  if (maps.objectness) {
-    load_row(codes + 4 * in.codes_stride[2], in.codes_stride[4], tile.size, objectness, Sigmoid{});
-  }
+  load_row(codes + 4 * in.codes_stride[2], in.codes_stride[4], tile.size, objectness, Sigmoid{});
   const bool dense = steps.anchor == 1 && out.steps.anchor == 1;
-  if (dense) {
-    planes_backward<T>(grad, from, logits, steps.channel, maps.classes, tile.size, maps.objectness ? objectness : nullptr, sum,
-                       out);
-  }
+  if (dense) product_planes<T>(grad, from, logits, steps.channel, maps.classes, tile.size, objectness, sum, out);
   for (std::int64_t c = 0; c < maps.classes && !dense; c += kPlanes) {
     const std::int64_t planes = std::min(kPlanes, maps.classes - c);
     for (std::int64_t j = 0; j < tile.size; j += kBlock) {
       const std::int64_t size = std::min(kBlock, tile.size - j);
       load_planes(grad + j * from.anchor + c * from.channel, from, planes, size, grads);
       load_planes(logits + j * steps.anchor + c * steps.channel, steps, planes, size, values, Sigmoid{});
-      logit_rows<R>(planes, size, maps.objectness ? objectness + j : nullptr, values, grads, sum + j);
+      logit_rows<R>(planes, size, objectness + j, values, grads, sum + j);
       store_planes<T>(grads, out.steps, planes, size, out.first + j * out.steps.anchor + c * out.steps.channel);
     }
   }
-  if (!maps.objectness) return;
   for (std::int64_t j = 0; j < tile.size; ++j) sum[j] = sigmoid_gradient<R>(sum[j], objectness[j]);
   GradRows<T>(p.codes_grad[tile.level], maps, tile, maps.codes_per_anchor()).store(4, sum, tile.size);
+}
+
+template <typename T>
+void scores_backward(const DecodeParams& p, const DecodeTile& tile) {
+  const GradRows<T> out(p.logits_grad[tile.level], p.maps, tile, p.maps.classes);
+  p.maps.objectness ? products_backward<T>(p, tile, out) : sigmoids_backward<T>(p, tile, out);
 }
 
 }  // namespace

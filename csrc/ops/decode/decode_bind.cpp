@@ -104,7 +104,7 @@ py::tuple decode_boxes(const py::sequence& logits, const py::sequence& codes, st
 }
 
 // Gradients of all maps: those of logits, then those of codes.
-py::list decode_boxes_backward(py::handle boxes_grad, py::handle scores_grad, const py::sequence& logits,
+py::list decode_boxes_backward(py::handle boxes_grad, py::handle scores_grad, py::handle scores, const py::sequence& logits,
                                const py::sequence& codes, std::string kind, std::vector<double> strides,
                                std::vector<double> anchors, double offset, std::vector<double> image_size,
                                const std::string& backend) {
@@ -118,12 +118,15 @@ py::list decode_boxes_backward(py::handle boxes_grad, py::handle scores_grad, co
   const DType dtype = params.maps.dtype == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
   params.boxes = call.input("boxes_grad", boxes_grad, {dtype}, 3);
   params.scores = call.input("scores_grad", scores_grad, {dtype}, 3);
+  params.given_scores = call.input("scores", scores, {dtype}, 3);
   const std::int64_t boxes_shape[3] = {maps.head.images, maps.head.anchors, 4};
   const std::int64_t scores_shape[3] = {maps.head.images, maps.head.anchors, maps.head.classes};
   FD_CHECK(std::equal(boxes_shape, boxes_shape + 3, params.boxes.shape), ValueError, op, ": boxes_grad must be ",
            shape_text(boxes_shape, 3), ", got ", shape_text(params.boxes));
   FD_CHECK(std::equal(scores_shape, scores_shape + 3, params.scores.shape), ValueError, op, ": scores_grad must be ",
            shape_text(scores_shape, 3), ", got ", shape_text(params.scores));
+  FD_CHECK(std::equal(scores_shape, scores_shape + 3, params.given_scores.shape), ValueError, op, ": scores must be ",
+           shape_text(scores_shape, 3), ", got ", shape_text(params.given_scores));
   py::list grads;
   for (const bool of_codes : {false, true}) {
     for (std::size_t i = 0; i < logits.size(); ++i) {

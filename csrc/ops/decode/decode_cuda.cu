@@ -20,7 +20,11 @@ void forward(const HeadMaps& maps, const TensorView& boxes, const TensorView& sc
 
 template <typename T>
 void backward(const DecodeParams& p, const HeadMaps& maps, std::int64_t first, Stream stream) {
-  DecodeGrads grads{images_of(p.boxes, first, maps.images), images_of(p.scores, first, maps.images), {}, {}};
+  DecodeGrads grads{images_of(p.boxes, first, maps.images),
+                    images_of(p.scores, first, maps.images),
+                    images_of(p.given_scores, first, maps.images),
+                    {},
+                    {}};
   for (int i = 0; i < maps.levels; ++i) {
     const std::int64_t before = first * maps.level[i].anchors();
     grads.logits[i] = static_cast<T*>(p.logits_grad[i]) + before * maps.classes;

@@ -73,7 +73,7 @@ __global__ FD_LAUNCH_BOUNDS(kDecodeThreads, kDecodeBlocks) void decode_scores_ke
 
 // Where gradients go: contiguous in the axes of the maps.
 struct DecodeGrads {
-  TensorView boxes, scores;  // [B, A, 4], [B, A, C], any strides
+  TensorView boxes, scores, given_scores;  // [B, A, 4], [B, A, C], [B, A, C] not a gradient, any strides
   void* logits[kMaxLevels];
   void* codes[kMaxLevels];
 };
@@ -107,11 +107,13 @@ FD_D void codes_backward(const HeadMaps& maps, const AnchorPlace& place, const T
       return;
     }
     const Expected<R> e = expected_bins<T>(codes, step, maps.bins);
+    R share[4];
+    for (int k = 0; k < 4; ++k) share[k] = side[k] / e.sum[k];
     for (std::int64_t i = 0; i < maps.bins; ++i) {
       for (int k = 0; k < 4; ++k) {
         const std::int64_t channel = k * maps.bins + i;
         const R weight = exp_exact(widen<T>(codes[channel * step]) - e.most[k]);
-        out.store(channel, bin_gradient<R>(side[k], weight, e.sum[k], static_cast<R>(i), e.value[k]));
+        out.store(channel, bin_gradient<R>(share[k], weight, static_cast<R>(i), e.value[k]));
       }
     }
     return;
@@ -150,18 +152,20 @@ __global__ FD_LAUNCH_BOUNDS(kDecodeThreads, 1) void decode_backward_kernel(HeadM
   const R* score = grads.scores.as<const R>() + image * s[0] + anchor * s[1];
   const T* logits = logits_at<T>(in, image, place.prior, place.y, place.x);
   const GradPlace<T> out(grads.logits[place.level], maps, image, place, maps.classes);
-  const R objectness = maps.objectness ? objectness_at<T>(in, image, place) : R(1);
+  if (!maps.objectness) {
+    const std::int64_t* g = grads.given_scores.stride;
+    const R* given = grads.given_scores.as<const R>() + image * g[0] + anchor * g[1];
+    for (std::int64_t c = 0; c < maps.classes; ++c) out.store(c, sigmoid_gradient<R>(score[c * s[2]], given[c * g[2]]));
+    return;
+  }
+  const R objectness = objectness_at<T>(in, image, place);
   R sum = R(0);
   for (std::int64_t c = 0; c < maps.classes; ++c) {
-    const R value = sigmoid_exact(widen<T>(logits[c * in.logits_stride[2]]));
-    R grad = score[c * s[2]];
-    if (maps.objectness) {
-      sum += grad * value;
-      grad = grad * objectness;
-    }
-    out.store(c, sigmoid_gradient<R>(grad, value));
+    const R value = sigmoid_exact(widen<T>(logits[c * in.logits_stride[2]])), grad = score[c * s[2]];
+    sum += grad * value;
+    out.store(c, sigmoid_gradient<R>(grad * objectness, value));
   }
-  if (maps.objectness) code_grads.store(4, sigmoid_gradient<R>(sum, objectness));
+  code_grads.store(4, sigmoid_gradient<R>(sum, objectness));
 }
 
 }  // namespace fastdet

@@ -106,10 +106,10 @@ template <typename R>
 FD_HD R anchor_size_gradient(R grad, R s, R size) {
   return sigmoid_gradient<R>(grad * (R(8) * s * size), s);
 }
-// Of the logit of bin i, through the expectation e; weight is exp(logit - most).
+// Of the logit of bin i, through the expectation e; weight is exp(logit - most), share the gradient over the sum of weights.
 template <typename R>
-FD_HD R bin_gradient(R grad, R weight, R sum, R bin, R e) {
-  return grad * ((weight / sum) * (bin - e));
+FD_HD R bin_gradient(R share, R weight, R bin, R e) {
+  return share * (weight * (bin - e));
 }
 
 // The least logit whose sigmoid is greater than `threshold`, NaN if there is none: `logit >= least` decides as

@@ -80,6 +80,17 @@ FD_HD void take_apart(const R* FD_RESTRICT from, std::int64_t size, R* FD_RESTRI
   }
 }
 
+// rows[k * step + j] = from[j * kPlanes + k] for all planes of `size` anchors.
+template <typename R>
+FD_HD void turn_planes(const R* FD_RESTRICT from, std::int64_t size, std::int64_t step, R* FD_RESTRICT rows) {
+  R quarters[4][4 * kBlock];
+  take_apart(from, 4 * size, quarters[0], quarters[1], quarters[2], quarters[3]);
+  for (std::int64_t q = 0; q < 4; ++q) {
+    R* row = rows + q * step;
+    take_apart(quarters[q], size, row, row + 4 * step, row + 8 * step, row + 12 * step);
+  }
+}
+
 // rows[k * kBlock + j] = rule(channel k of anchor j), for `planes` channels of `size` anchors.
 template <typename T, typename Rule = Same, typename R = ArithmeticOf<T>>
 FD_HD void load_planes(const T* from, const RowSteps& steps, std::int64_t planes, std::int64_t size, R* FD_RESTRICT rows,
@@ -91,16 +102,12 @@ FD_HD void load_planes(const T* from, const RowSteps& steps, std::int64_t planes
     }
     return;
   }
-  R anchors[kPlanes * kBlock], quarters[4][4 * kBlock];
+  R anchors[kPlanes * kBlock];
   for (std::int64_t j = 0; j < size; ++j) {
     __builtin_prefetch(from + (j + size) * steps.anchor);
     for (std::int64_t k = 0; k < kPlanes; ++k) anchors[kPlanes * j + k] = rule(widen<T>(from[j * steps.anchor + k]));
   }
-  take_apart(anchors, 4 * size, quarters[0], quarters[1], quarters[2], quarters[3]);
-  for (std::int64_t q = 0; q < 4; ++q) {
-    R* row = rows + q * kBlock;
-    take_apart(quarters[q], size, row, row + 4 * kBlock, row + 8 * kBlock, row + 12 * kBlock);
-  }
+  turn_planes(anchors, size, kBlock, rows);
 }
 
 template <typename T, typename R = ArithmeticOf<T>>

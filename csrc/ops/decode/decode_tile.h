@@ -70,22 +70,29 @@ FD_HD void expect_row(const T* codes, const RowSteps& steps, std::int64_t bins, 
 template <typename Body>
 void for_each_tile(const HeadMaps& maps, Body&& body) {
   constexpr std::int64_t kGrain = 4;  // tiles
+  // Runs of a level are its rows, or all of them as one; all levels are one loop: to wait after each would cost more.
+  std::int64_t run[kMaxLevels], runs[kMaxLevels], tiles[kMaxLevels], before[kMaxLevels + 1] = {};
   for (int i = 0; i < maps.levels; ++i) {
     const HeadLevel& in = maps.level[i];
-    if (in.anchors() == 0) continue;
     const bool flat =
         in.logits_stride[3] == in.width * in.logits_stride[4] && in.codes_stride[3] == in.width * in.codes_stride[4];
-    const std::int64_t run = flat ? in.height * in.width : in.width, runs = flat ? 1 : in.height;
-    const std::int64_t tiles = (run + kDecodeTile - 1) / kDecodeTile;
-    parallel_for(maps.images * in.priors * runs * tiles, kGrain, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t t = begin; t < end; ++t) {
-        const std::int64_t x = t % tiles * kDecodeTile, row = t / tiles % runs, plane = t / (tiles * runs);
-        const std::int64_t prior = plane % in.priors;
-        body(DecodeTile{i, plane / in.priors, prior, row, x, std::min(kDecodeTile, run - x),
-                        in.first + (prior * in.height + row) * in.width + x});
-      }
-    });
+    run[i] = flat ? in.height * in.width : in.width;
+    runs[i] = flat ? 1 : in.height;
+    tiles[i] = (run[i] + kDecodeTile - 1) / kDecodeTile;
+    before[i + 1] = before[i] + maps.images * in.priors * runs[i] * tiles[i];
   }
+  parallel_for(before[maps.levels], kGrain, [&](std::int64_t begin, std::int64_t end) {
+    int i = 0;
+    for (std::int64_t all = begin; all < end; ++all) {
+      while (all >= before[i + 1]) ++i;
+      const HeadLevel& in = maps.level[i];
+      const std::int64_t t = all - before[i];
+      const std::int64_t x = t % tiles[i] * kDecodeTile, row = t / tiles[i] % runs[i], plane = t / (tiles[i] * runs[i]);
+      const std::int64_t prior = plane % in.priors;
+      body(DecodeTile{i, plane / in.priors, prior, row, x, std::min(kDecodeTile, run[i] - x),
+                      in.first + (prior * in.height + row) * in.width + x});
+    }
+  });
 }
 
 // boxes: [size, 4], of a tile of at most kBlock anchors.

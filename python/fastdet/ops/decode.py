@@ -241,6 +241,7 @@ def decode_boxes_reference(
 def decode_boxes_backward_reference(
     boxes_grad: np.ndarray,
     scores_grad: np.ndarray,
+    scores: np.ndarray,
     logits: Sequence[np.ndarray],
     codes: Sequence[np.ndarray],
     kind: str,
@@ -249,18 +250,21 @@ def decode_boxes_backward_reference(
     offset: float,
     image_size: Sequence[float],
 ) -> list[np.ndarray]:
-    """Gradients of all logits, then of all codes, from those of boxes (B, A, 4) and scores (B, A, C), in NumPy."""
+    """Gradients of all logits, then of all codes, from those of boxes (B, A, 4) and scores (B, A, C), in NumPy.
+
+    ``scores`` is what the forward gave; where there is an objectness, the sigmoids in it are computed again.
+    """
     logits_grads, codes_grads, first = [], [], 0
     for i, level in enumerate(_levels(logits, codes, kind, strides, anchors)):
         real, one = level.logits.dtype.type, level.logits.dtype.type(1)
         rows = slice(first, first + level.cells)
         first += level.cells
         grad = scores_grad[:, rows].reshape(level.logits.shape).astype(real)
-        score = sigmoid_exact(level.logits)
+        score = scores[:, rows].reshape(level.logits.shape)
         code_grad = _codes_gradient(level, boxes_grad[:, rows].astype(real), kind, image_size)
         with np.errstate(all="ignore"):
             if level.objectness is not None:
-                objectness = sigmoid_exact(level.objectness)
+                score, objectness = sigmoid_exact(level.logits), sigmoid_exact(level.objectness)
                 total = np.zeros_like(objectness)
                 for of_class in np.moveaxis(grad * score, -1, 0):
                     total = total + of_class
@@ -422,7 +426,7 @@ def _codes_gradient(level: _Level, grad: np.ndarray, kind: str, image_size: Sequ
                 return sides
             weights, total, expected = _expected(level.codes)
             bins = np.arange(weights.shape[-1], dtype=real)
-            table = sides[..., None] * ((weights / total[..., None]) * (bins - expected[..., None]))
+            table = (sides / total)[..., None] * (weights * (bins - expected[..., None]))
             return table.reshape(level.codes.shape)
         centre = np.stack((x1 + x2, y1 + y2, (x2 - x1) * half, (y2 - y1) * half), -1)
         if kind == "cxcywh":
@@ -458,7 +462,9 @@ def _fake_decoded(logits: Sequence[Any], codes: Sequence[Any], kind: str, *_: An
     return first.new_empty((b, a, 4), dtype=dtype), first.new_empty((b, a, c), dtype=dtype)
 
 
-def _fake_grads(boxes_grad: Any, scores_grad: Any, logits: Sequence[Any], codes: Sequence[Any], *_: Any) -> list[Any]:
+def _fake_grads(
+    boxes_grad: Any, scores_grad: Any, scores: Any, logits: Sequence[Any], codes: Sequence[Any], *_: Any
+) -> list[Any]:
     return [level.new_empty(level.shape) for level in (*logits, *codes)]
 
 
@@ -478,14 +484,15 @@ def _fake_rows(logits: Sequence[Any], rows: int) -> tuple[Any, ...]:
 
 def _keep_maps(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     logits, codes, *description = inputs
-    ctx.save_for_backward(*logits, *codes)
+    ctx.save_for_backward(*logits, *codes, output[1])
     ctx.description = description
 
 
 def _backward(ctx: Any, boxes_grad: Any, scores_grad: Any) -> tuple[Any, ...]:
-    maps = ctx.saved_tensors
+    *maps, scores = ctx.saved_tensors
     levels = len(maps) // 2
-    grads = DECODE_BOXES_BACKWARD(boxes_grad, scores_grad, list(maps[:levels]), list(maps[levels:]), *ctx.description)
+    logits, codes = list(maps[:levels]), list(maps[levels:])
+    grads = DECODE_BOXES_BACKWARD(boxes_grad, scores_grad, scores, logits, codes, *ctx.description)
     # torch takes an empty list of numbers for one of tensors and expects as many gradients.
     return (list(grads[:levels]), list(grads[levels:]), *([] if d == [] else None for d in ctx.description))
 
@@ -502,11 +509,11 @@ DECODE_BOXES = Op(
 )
 DECODE_BOXES_BACKWARD = Op(
     name="decode_boxes_backward",
-    schema=f"(Tensor boxes_grad, Tensor scores_grad, {_MAPS}) -> Tensor[]",
+    schema=f"(Tensor boxes_grad, Tensor scores_grad, Tensor scores, {_MAPS}) -> Tensor[]",
     native=_core.decode_boxes_backward,
     reference=decode_boxes_backward_reference,
     fake=_fake_grads,
-    dtypes_of=(2,),
+    dtypes_of=(3,),
 )
 DECODE_CANDIDATES = Op(
     name="decode_candidates",

@@ -128,6 +128,7 @@ def decode_boxes(logits: Sequence[Any], codes: Sequence[Any], head: HeadFormat) 
 
     Returns:
         Decoded: boxes (B, A, 4) and scores (B, A, C), float32 (float64 for float64 maps), in the kind of the maps.
+        Gradients need the scores as they are: torch refuses a backward after they were changed in place.
 
     Raises:
         ValueError: shapes, levels or the description do not agree. TypeError: dtype not listed or mixed.

@@ -23,7 +23,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib import metadata
 from pathlib import Path
 from time import perf_counter
@@ -45,6 +45,8 @@ def compare(
     same: Callable[[Any, Any], bool],
     rounds: int = 20,
     device: str = "cpu",
+    moved: int | None = None,
+    eager: Collection[str] = (),
     extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Check that all contenders agree, then time them in turn and keep medians and paired ratios.
@@ -55,38 +57,45 @@ def compare(
         contenders: name -> function without arguments; ours first.
         same: whether a peer's result (second argument) equals ours (first), as closely as the two promise.
         rounds: timings of each contender after two unrecorded ones.
-        device: ``"cuda"`` waits for the device after each timing and records the device.
-        extra: more figures for the row, for example bytes moved or ``peak_memory`` of each contender.
+        device: ``"cuda"`` replays each contender as a CUDA graph, times by the device's events and records the device.
+        moved: bytes that the work cannot help reading and writing; on CUDA the row gets the share of the measured
+            bandwidth of a copy that our contender reaches with them.
+        eager: on CUDA, the contenders that wait for the device themselves, which no graph can hold.
+        extra: more figures for the row, for example ``peak_memory`` of each contender.
 
     Returns:
         The row: per contender median, p10 and p90 in milliseconds, and ``ratio``: the median over rounds of
         peer time / our time.
     """
+    sample = _sample
+    if device == "cuda":
+        import on_device
+
+        sample = on_device.sample
+        contenders = {n: run if n in eager else on_device.graphed(run) for n, run in contenders.items()}
     (ours, run_ours), *peers = contenders.items()
-    finish = _cuda_finish() if device == "cuda" else _nothing
     expected = run_ours()
     for name, run in peers:
         assert same(expected, run()), f"{op}, {setting}: {name} does not agree with {ours}"
     if not benchmark.enabled:
         benchmark(run_ours)  # runs it once
         return {}
-    calls = {name: _calls_per_sample(run, finish) for name, run in contenders.items()}
-    timed: dict[str, list[float]] = {name: [] for name, _ in peers}
+    calls = {name: _calls_per_sample(run, sample) for name, run in contenders.items()}
+    timed: dict[str, list[float]] = {name: [] for name in contenders}
 
     def peers_turn() -> None:
         for name, run in peers:
-            timed[name].append(_sample(run, calls[name], finish))
+            timed[name].append(sample(run, calls[name]))
 
     def our_turn() -> None:
-        _repeat(run_ours, calls[ours], finish)
+        timed[ours].append(sample(run_ours, calls[ours]))
 
     gc.disable()
     try:
         benchmark.pedantic(our_turn, setup=peers_turn, rounds=rounds, warmup_rounds=2)
     finally:
         gc.enable()
-    seconds = {ours: np.array(benchmark.stats.stats.data[-rounds:]) / calls[ours]}
-    seconds |= {name: np.array(values[-rounds:]) for name, values in timed.items()}
+    seconds = {name: np.array(values[-rounds:]) for name, values in timed.items()}
     row: dict[str, Any] = {
         "milliseconds": {name: _spread(1e3 * values) for name, values in seconds.items()},
         "ratio": {name: round(float(np.median(seconds[name] / seconds[ours])), 3) for name, _ in peers},
@@ -94,6 +103,10 @@ def compare(
         "calls_per_sample": calls,
         **(extra or {}),
     }
+    if moved is not None:
+        row["bytes"] = moved
+        if device == "cuda":
+            row |= on_device.throughput(moved, row["milliseconds"][ours]["median"])
     benchmark.group = f"{op}: {setting}"
     benchmark.extra_info.update(row)
     if os.environ.get("FASTDET_BENCH_SAVE") == "1":
@@ -111,12 +124,16 @@ def take_turns(
         op: names the result file. contenders: setting -> function without arguments.
         rounds: recorded calls of each, after one unrecorded. device: as for ``compare``.
     """
-    finish = _cuda_finish() if device == "cuda" else _nothing
+    sample = _sample
+    if device == "cuda":
+        import on_device
+
+        sample = on_device.sample
     timed: dict[str, list[float]] = {name: [] for name in contenders}
 
     def turn() -> None:
         for name, run in contenders.items():
-            timed[name].append(_sample(run, 1, finish))
+            timed[name].append(sample(run, 1))
 
     if not benchmark.enabled:
         benchmark(turn)
@@ -181,36 +198,22 @@ def peak_memory(run: Callable[[], Any]) -> int:
     return max(0, _status_bytes("VmHWM") - before)
 
 
-def _repeat(run: Callable[[], Any], calls: int, finish: Callable[[], None]) -> None:
+def _sample(run: Callable[[], Any], calls: int) -> float:
+    """Seconds of one of ``calls`` calls."""
+    start = perf_counter()
     for _ in range(calls):
         run()
-    finish()
-
-
-def _sample(run: Callable[[], Any], calls: int, finish: Callable[[], None]) -> float:
-    start = perf_counter()
-    _repeat(run, calls, finish)
     return (perf_counter() - start) / calls
 
 
-def _calls_per_sample(run: Callable[[], Any], finish: Callable[[], None]) -> int:
-    seconds = min(_sample(run, 1, finish) for _ in range(3))
+def _calls_per_sample(run: Callable[[], Any], sample: Callable[[Callable[[], Any], int], float]) -> int:
+    seconds = min(sample(run, 1) for _ in range(3))
     return max(1, min(10000, round(SAMPLE_SECONDS / max(seconds, 1e-9))))
 
 
 def _spread(values: np.ndarray) -> dict[str, float]:
     p10, median, p90 = np.percentile(values, (10, 50, 90))
     return {"median": round(float(median), 5), "p10": round(float(p10), 5), "p90": round(float(p90), 5)}
-
-
-def _nothing() -> None:
-    return None
-
-
-def _cuda_finish() -> Callable[[], None]:
-    import torch
-
-    return torch.cuda.synchronize
 
 
 def _cpu_model() -> str:
@@ -234,7 +237,14 @@ def _commit() -> str:
         command = ["git", "-C", str(Path(__file__).parents[1]), *words]
         return subprocess.run(command, text=True, capture_output=True).stdout.strip()
 
-    measured = ("csrc", "python", "CMakeLists.txt", "benchmarks/ops", "benchmarks/harness.py")
+    measured = (
+        "csrc",
+        "python",
+        "CMakeLists.txt",
+        "benchmarks/ops",
+        "benchmarks/harness.py",
+        "benchmarks/on_device.py",
+    )
     dirty = "-dirty" if git("status", "--porcelain", "--", *measured) else ""
     return (git("rev-parse", "--short=10", "HEAD") or "unknown") + dirty
 

@@ -14,12 +14,14 @@ What the work costs, for A priors of which n are valid, C classes, M ground trut
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from aligned_ota_problems import problem
 from torch.nn import functional
 
 from fastdet import ops
 from harness import compare, peak_memory
+from on_device import DEVICES
 
 
 def torch_aligned_ota(scores, boxes, points, strides, gt, labels):
@@ -56,42 +58,42 @@ def torch_aligned_ota(scores, boxes, points, strides, gt, labels):
     return matched
 
 
-def run(benchmark, setting, **options):
-    arguments = [torch.from_numpy(a) for a in problem(images=1, **options)]
-    single = [a if i in (2, 3) else a[0] for i, a in enumerate(arguments[:6])]
-    contenders = {
-        "fastdet": lambda: ops.aligned_ota_assign(*arguments).matched_gt[0],
-        "torch": lambda: torch_aligned_ota(*single),
-    }
-    memory = {name: max(peak_memory(contender) for _ in range(2)) for name, contender in contenders.items()}
-    extra = {"peak_memory": memory, "valid_priors": int(ops.aligned_ota_cost(*arguments).valid.sum())}
-    compare(benchmark, "aligned_ota", setting, contenders, same=agree, rounds=20, extra=extra)
-
-
 def agree(ours, theirs):
     """Equal but where two costs differ by less than float32 shows in the sum over all classes."""
     return float((ours != theirs).float().mean()) < 1e-3
 
 
-def bench_aligned_ota(benchmark):
-    run(benchmark, "8400 priors, 80 classes, 50 boxes", size=(640, 640), classes=80, rows=50, counts=[50])
+SIZE = {"size": (640, 640), "classes": 80}
+SETTINGS = {
+    "8400 priors, 80 classes, 50 boxes": {**SIZE, "rows": 50, "counts": [50]},
+    "8400 priors, 80 classes, 50 boxes of 8 to 64 px": {**SIZE, "rows": 50, "counts": [50], "kind": "small"},
+    "8400 priors, 5 classes, 500 boxes of 8 to 64 px": {
+        "size": (640, 640), "classes": 5, "rows": 500, "counts": [500], "kind": "small"
+    },
+}  # fmt: skip
 
 
-def bench_aligned_ota_small_boxes(benchmark):
-    sizes = {"size": (640, 640), "classes": 80, "rows": 50, "counts": [50], "kind": "small"}
-    run(benchmark, "8400 priors, 80 classes, 50 boxes of 8 to 64 px", **sizes)
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("setting", SETTINGS)
+def bench_aligned_ota(benchmark, setting, device):
+    arguments = [torch.from_numpy(a).to(device) for a in problem(images=1, **SETTINGS[setting])]
+    single = [a if i in (2, 3) else a[0] for i, a in enumerate(arguments[:6])]
+    contenders = {
+        "fastdet": lambda: ops.aligned_ota_assign(*arguments).matched_gt[0],
+        "torch": lambda: torch_aligned_ota(*single),
+    }
+    extra = {"valid_priors": int(ops.aligned_ota_cost(*arguments).valid.sum())}
+    if device == "cpu":
+        extra["peak_memory"] = {name: max(peak_memory(run) for _ in range(2)) for name, run in contenders.items()}
+    run(benchmark, setting, contenders, device, extra)
 
 
-def bench_aligned_ota_crowd(benchmark):
-    sizes = {"size": (640, 640), "classes": 5, "rows": 500, "counts": [500], "kind": "small"}
-    run(benchmark, "8400 priors, 5 classes, 500 boxes of 8 to 64 px", **sizes)
-
-
-def bench_aligned_ota_batch(benchmark):
+@pytest.mark.parametrize("device", DEVICES)
+def bench_aligned_ota_batch(benchmark, device):
     """A batch at once against a loop over images, which is what the formula in torch needs."""
     images = 8
     numpy_arguments = problem(1, images=images, size=(416, 416), classes=80, rows=20, counts=np.arange(images) + 8)
-    arguments = [torch.from_numpy(a) for a in numpy_arguments]
+    arguments = [torch.from_numpy(a).to(device) for a in numpy_arguments]
     scores, boxes, points, strides, gt, labels, count = arguments
 
     def loop():
@@ -99,11 +101,9 @@ def bench_aligned_ota_batch(benchmark):
         return torch.stack([torch_aligned_ota(scores[b], boxes[b], points, strides, *rows[b]) for b in range(images)])
 
     contenders = {"fastdet": lambda: ops.aligned_ota_assign(*arguments).matched_gt, "torch": loop}
-    compare(
-        benchmark,
-        "aligned_ota",
-        "8 images of 3549 priors, 80 classes, 8 to 15 boxes",
-        contenders,
-        same=agree,
-        rounds=10,
-    )
+    run(benchmark, "8 images of 3549 priors, 80 classes, 8 to 15 boxes", contenders, device)
+
+
+def run(benchmark, setting, contenders, device, extra=None):
+    options = {"rounds": 20, "device": device, "eager": ["torch"], "extra": extra}  # torch waits for who is valid
+    compare(benchmark, "aligned_ota", setting, contenders, same=agree, **options)

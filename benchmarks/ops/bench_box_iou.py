@@ -18,10 +18,12 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 import torch
 
 from fastdet import ops
 from harness import compare, peak_memory
+from on_device import DEVICES
 
 
 def boxes(seed, *shape):
@@ -70,38 +72,37 @@ def close(ours, theirs):
 
 def run(benchmark, setting, ours, theirs, a, b):
     contenders = {"fastdet": lambda: ours(a, b), "torch": lambda: theirs(a, b)}
-    extra = {"peak_memory": {name: peak_memory(f) for name, f in contenders.items()}}
-    compare(benchmark, "box_iou", setting, contenders, same=close, rounds=20, extra=extra)
+    device = a.device.type
+    extra = {"peak_memory": {name: peak_memory(f) for name, f in contenders.items()}} if device == "cpu" else {}
+    moved = a.element_size() * (a.numel() + b.numel() + a.numel() // 4 * b.shape[-2])
+    compare(benchmark, "box_iou", setting, contenders, same=close, rounds=20, device=device, moved=moved, extra=extra)
 
 
-def bench_iou(benchmark):
-    run(benchmark, "IoU, 300 x 8400", ops.box_iou, torch_iou, boxes(0, 300), boxes(1, 8400))
+PAIRWISE = {
+    "IoU": (ops.box_iou, torch_iou),
+    "GIoU": (ops.generalized_box_iou, torch_giou),
+    "CIoU": (ops.complete_box_iou, torch_ciou),
+}
 
 
-def bench_giou(benchmark):
-    run(benchmark, "GIoU, 300 x 8400", ops.generalized_box_iou, torch_giou, boxes(0, 300), boxes(1, 8400))
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("kind", PAIRWISE)
+def bench_pairwise(benchmark, kind, device):
+    run(benchmark, f"{kind}, 300 x 8400", *PAIRWISE[kind], boxes(0, 300).to(device), boxes(1, 8400).to(device))
 
 
-def bench_ciou(benchmark):
-    run(benchmark, "CIoU, 300 x 8400", ops.complete_box_iou, torch_ciou, boxes(0, 300), boxes(1, 8400))
+@pytest.mark.parametrize("device", DEVICES)
+def bench_ciou_batch(benchmark, device):
+    pictures, anchors = boxes(0, 8, 50).to(device), boxes(1, 8, 8400).to(device)
+    run(benchmark, "CIoU, 8 images of 50 x 8400", *PAIRWISE["CIoU"], pictures, anchors)
 
 
-def bench_ciou_batch(benchmark):
-    run(benchmark, "CIoU, 8 images of 50 x 8400", ops.complete_box_iou, torch_ciou, boxes(0, 8, 50), boxes(1, 8, 8400))
-
-
-def bench_ciou_gradient(benchmark):
-    a, b = boxes(0, 300).requires_grad_(), boxes(1, 8400).requires_grad_()
-    grad = torch.randn(300, 8400, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("device", DEVICES)
+def bench_ciou_gradient(benchmark, device):
+    a, b = (each.to(device).requires_grad_() for each in (boxes(0, 300), boxes(1, 8400)))
+    grad = torch.randn(300, 8400, generator=torch.Generator().manual_seed(0)).to(device)
 
     def both(function):
-        return torch.cat(torch.autograd.grad(function(a, b), (a, b), grad))
+        return lambda *_: torch.cat(torch.autograd.grad(function(a, b), (a, b), grad))
 
-    run(
-        benchmark,
-        "CIoU with gradients for both, 300 x 8400",
-        lambda *_: both(ops.complete_box_iou),
-        lambda *_: both(torch_ciou),
-        a,
-        b,
-    )
+    run(benchmark, "CIoU with gradients for both, 300 x 8400", both(ops.complete_box_iou), both(torch_ciou), a, b)

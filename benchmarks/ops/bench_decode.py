@@ -3,25 +3,33 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
-from torch_heads import HEAD, close, raw_maps, torch_decode
+from torch_heads import HEAD, close, map_bytes, raw_maps, torch_decode
 
 from fastdet import ops
 from harness import compare
+from on_device import DEVICES
+
+on_every_device = pytest.mark.parametrize("device", DEVICES)
 
 
-def bench_decode_boxes(benchmark):
-    logits, codes = raw_maps(8)
+@on_every_device
+def bench_decode_boxes(benchmark, device):
+    logits, codes = raw_maps(8, device)
     contenders = {
         "fastdet": lambda: ops.decode_boxes(logits, codes, HEAD),
         "torch": lambda: torch_decode(logits, codes),
     }
     name = "YOLO11 maps, batch 8, 640 px, 80 classes"
-    compare(benchmark, "decode_boxes", name, contenders, same=close, rounds=10)
+    written = sum(a.numel() * a.element_size() for a in ops.decode_boxes(logits, codes, HEAD))
+    moved = map_bytes(logits, codes) + written
+    compare(benchmark, "decode_boxes", name, contenders, same=close, rounds=10, device=device, moved=moved)
 
 
-def bench_decode_boxes_backward(benchmark):
-    maps = raw_maps(2)
+@on_every_device
+def bench_decode_boxes_backward(benchmark, device):
+    maps = raw_maps(2, device)
     leaves = [m.clone().requires_grad_() for side in maps for m in side]
 
     def gradients(decode):
@@ -33,11 +41,13 @@ def bench_decode_boxes_backward(benchmark):
         "torch": lambda: gradients(torch_decode),
     }
     name = "forward + backward, YOLO11 maps, batch 2, 640 px"
-    compare(benchmark, "decode_boxes", name, contenders, same=close, rounds=10)
+    moved = 3 * map_bytes(*maps)  # read twice, their gradient written
+    compare(benchmark, "decode_boxes", name, contenders, same=close, rounds=10, device=device, moved=moved)
 
 
-def bench_decode_candidates(benchmark):
-    logits, codes = raw_maps(8)
+@on_every_device
+def bench_decode_candidates(benchmark, device):
+    logits, codes = raw_maps(8, device)
 
     def torch_candidates():
         boxes, scores = torch_decode(logits, codes)
@@ -56,4 +66,5 @@ def bench_decode_candidates(benchmark):
         "torch": torch_candidates,
     }
     name = "YOLO11 maps, batch 8, 640 px, score 0.25"
-    compare(benchmark, "decode_candidates", name, contenders, same=same, rounds=10)
+    options = {"device": device, "eager": ["torch"], "moved": map_bytes(logits, [])}
+    compare(benchmark, "decode_candidates", name, contenders, same=same, rounds=10, **options)

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from bench_nms import TORCHVISION_NMS, torch_nms
-from torch_heads import HEAD, close, raw_maps, torch_decode
+from torch_heads import HEAD, close, map_bytes, raw_maps, torch_decode
 
 from fastdet import ops
 from harness import compare
+from on_device import DEVICES
+
+WAITING = ("torch", "torchvision")  # for how many boxes are left
 
 
 def torch_detect(logits, codes, class_nms, score_threshold, iou_threshold, max_det=300):
@@ -31,8 +35,14 @@ def same(kept, peer):
     return all(abs(int(kept.count[b]) - len(s)) <= 1 for b, (_, s, _) in enumerate(peer))
 
 
-def bench_detect(benchmark):
-    logits, codes = raw_maps(8)
+def run(benchmark, setting, contenders, logits, codes):
+    options = {"device": logits[0].device.type, "eager": WAITING, "moved": map_bytes(logits, [])}  # few codes are read
+    compare(benchmark, "detect", setting, contenders, same=same, rounds=10, **options)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def bench_detect(benchmark, device):
+    logits, codes = raw_maps(8, device)
     limits = {"score_threshold": 0.25, "iou_threshold": 0.7}
     contenders = {
         "fastdet": lambda: ops.detect(logits, codes, HEAD, **limits),
@@ -41,14 +51,15 @@ def bench_detect(benchmark):
     }
     if TORCHVISION_NMS is not None:
         contenders["torchvision"] = lambda: torch_detect(logits, codes, TORCHVISION_NMS, **limits)
-    compare(benchmark, "detect", "YOLO11 maps, batch 8, 640 px, score 0.25", contenders, same=same, rounds=10)
+    run(benchmark, "YOLO11 maps, batch 8, 640 px, score 0.25", contenders, logits, codes)
 
 
-def bench_detect_validation(benchmark):
-    logits, codes = raw_maps(4)
+@pytest.mark.parametrize("device", DEVICES)
+def bench_detect_validation(benchmark, device):
+    logits, codes = raw_maps(4, device)
     limits = {"score_threshold": 0.001, "iou_threshold": 0.7, "multi_label": True}
     contenders = {
         "fastdet": lambda: ops.detect(logits, codes, HEAD, **limits),
         "torch decode + multiclass_nms": lambda: ops.multiclass_nms(*torch_decode(logits, codes), **limits),
     }
-    compare(benchmark, "detect", "YOLO11 maps, batch 4, score 0.001, multi-label", contenders, same=same, rounds=10)
+    run(benchmark, "YOLO11 maps, batch 4, score 0.001, multi-label", contenders, logits, codes)

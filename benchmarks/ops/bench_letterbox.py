@@ -27,6 +27,7 @@ from PIL import Image
 
 from fastdet import ops
 from harness import compare
+from on_device import needs_cuda
 
 SIZE = 640
 
@@ -165,7 +166,7 @@ def torch_letterbox(images: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.pad(resized, (0, 0, top, SIZE - height - top), value=114.0) / 255
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@needs_cuda
 @pytest.mark.parametrize("mode", ["cv2", "cv2_area"])
 @pytest.mark.parametrize("name", ["rgb", "nv12", "yuyv"])
 @pytest.mark.parametrize("batch", [1, 32])
@@ -189,7 +190,7 @@ def bench_cuda(benchmark, batch, name, mode):
         contenders,
         same=lambda a, b: torch.allclose(a.float(), b.float(), atol=0.02),
         device="cuda",
-        extra={"bytes": moved},
+        moved=moved,
     )
 
 

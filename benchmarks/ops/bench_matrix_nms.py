@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 
 from fastdet import ops
 from harness import compare
+from on_device import needs_cuda
 
 SIGMA, THRESHOLD = 2.0, 0.05
 
@@ -51,13 +51,13 @@ def run(benchmark, device: str) -> None:
         "torch": lambda: torch_matrix_nms(boxes, scores),
     }
     name = f"{n} random boxes, gaussian"
-    compare(benchmark, "matrix_nms", name, contenders, same=agree, rounds=10, device=device)
+    compare(benchmark, "matrix_nms", name, contenders, same=agree, rounds=10, device=device, eager=contenders)
 
 
 def bench_matrix_nms(benchmark):
     run(benchmark, "cpu")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@needs_cuda
 def bench_matrix_nms_cuda(benchmark):
     run(benchmark, "cuda")

@@ -6,20 +6,24 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 import torch
 
 from fastdet import ops
 from harness import compare
+from on_device import DEVICES
 
 
-def candidates(images: int, anchors: int, classes: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+def candidates(
+    images: int, anchors: int, classes: int, device: str = "cpu", seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Boxes spread over a 640 x 640 picture, scores as a trained head gives them: few high, most near 0."""
     rng = np.random.default_rng(seed)
     centre = rng.uniform(0, 640, (images, anchors, 2))
     half = rng.uniform(4, 60, (images, anchors, 2))
     boxes = np.concatenate([centre - half, centre + half], -1).astype(np.float32)
     scores = (rng.random((images, anchors, classes)) ** 12).astype(np.float32)
-    return torch.from_numpy(boxes), torch.from_numpy(scores)
+    return torch.from_numpy(boxes).to(device), torch.from_numpy(scores).to(device)
 
 
 def torch_nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float, limit: int = 2**31) -> torch.Tensor:
@@ -70,20 +74,28 @@ def torchvision_nms():
 TORCHVISION_NMS = torchvision_nms()
 
 
-def bench_nms(benchmark):
-    boxes, scores = candidates(1, 8400, 1)
-    boxes, scores = boxes[0], torch.from_numpy(np.random.default_rng(1).random(8400).astype(np.float32))
+def boxes_with_scores(device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    boxes, _ = candidates(1, 8400, 1, device)
+    return boxes[0], torch.from_numpy(np.random.default_rng(1).random(8400).astype(np.float32)).to(device)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def bench_nms(benchmark, device):
+    """As many indices as are kept: all contenders wait for their number."""
+    boxes, scores = boxes_with_scores(device)
     peers = {"torch": lambda: torch_nms(boxes, scores, 0.65)}
     if TORCHVISION_NMS is not None:
         peers["torchvision"] = lambda: TORCHVISION_NMS(boxes, scores, 0.65)
     ours = {"fastdet": lambda: ops.nms(boxes, scores, 0.65)}
-    compare(benchmark, "nms", "8400 random boxes, IoU 0.65", ours | peers, same=torch.equal, rounds=10)
+    contenders = ours | peers
+    options = {"device": device, "eager": contenders}
+    compare(benchmark, "nms", "8400 random boxes, IoU 0.65", contenders, same=torch.equal, rounds=10, **options)
 
 
-def bench_batched_nms(benchmark):
-    boxes, scores = candidates(1, 8400, 1)
-    boxes, scores = boxes[0], torch.from_numpy(np.random.default_rng(1).random(8400).astype(np.float32))
-    classes = torch.from_numpy(np.random.default_rng(2).integers(0, 80, 8400))
+@pytest.mark.parametrize("device", DEVICES)
+def bench_batched_nms(benchmark, device):
+    boxes, scores = boxes_with_scores(device)
+    classes = torch.from_numpy(np.random.default_rng(2).integers(0, 80, 8400)).to(device)
 
     def shifted(nms: Callable[..., torch.Tensor]) -> torch.Tensor:
         """Classes moved apart, the usual way to make one problem of many."""
@@ -98,11 +110,13 @@ def bench_batched_nms(benchmark):
     }
     if TORCHVISION_NMS is not None:
         contenders["torchvision"] = lambda: shifted(TORCHVISION_NMS)
-    compare(benchmark, "batched_nms", "8400 random boxes, 80 classes, IoU 0.65", contenders, same=same, rounds=10)
+    name, options = "8400 random boxes, 80 classes, IoU 0.65", {"device": device, "eager": contenders}
+    compare(benchmark, "batched_nms", name, contenders, same=same, rounds=10, **options)
 
 
-def bench_multiclass_nms(benchmark):
-    boxes, scores = candidates(4, 8400, 80)
+@pytest.mark.parametrize("device", DEVICES)
+def bench_multiclass_nms(benchmark, device):
+    boxes, scores = candidates(4, 8400, 80, device)
     setting = {"score_threshold": 0.001, "iou_threshold": 0.65, "max_det": 300, "max_candidates": 30000}
 
     def same(kept, peer):
@@ -121,4 +135,5 @@ def bench_multiclass_nms(benchmark):
         all_then_cut = lambda b, s, threshold, limit: TORCHVISION_NMS(b, s, threshold)[:limit]  # noqa: E731
         contenders["torchvision"] = lambda: torch_multiclass_nms(all_then_cut, boxes, scores, **setting)
     name = "validation: 4 x 8400 boxes x 80 classes, score 0.001, IoU 0.65, multi-label"
-    compare(benchmark, "multiclass_nms", name, contenders, same=same, rounds=10)
+    options = {"device": device, "eager": ("torch", "torchvision"), "moved": 4 * scores.numel()}
+    compare(benchmark, "multiclass_nms", name, contenders, same=same, rounds=10, **options)

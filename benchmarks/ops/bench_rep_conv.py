@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from fastdet import ops
 from harness import compare
+from on_device import needs_cuda
 
 LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 # inputs, outputs, kernel, side of the map, stride, groups
@@ -113,48 +116,26 @@ def bench_bias_act(benchmark, layout):
     )
 
 
-DEVICE = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
-
-@DEVICE
+@needs_cuda
 @pytest.mark.parametrize("batch", [1, 32])
 @pytest.mark.parametrize("name", SHAPES)
 def bench_rep_conv2d_cuda(benchmark, name, batch):
-    """float16 channels_last, every implementation this machine has, one CUDA graph each."""
+    """float16 channels_last, every implementation this machine has."""
     x, weight, bias = (a.cuda() for a in layer(SHAPES[name], "NHWC", torch.float16, batch))
     *_, kernel, _, stride, groups = SHAPES[name]
     options = {"stride": stride, "padding": kernel // 2, "groups": groups}
-    contenders = {"fastdet": graphed(lambda: ops.rep_conv2d(x, weight, bias, **options))}
+    contenders = {"fastdet": lambda: ops.rep_conv2d(x, weight, bias, **options)}
     for backend in ("cudnn", "cutlass", "torch"):
         try:
             ops.rep_conv2d_backend(x, weight, groups=groups, backend=backend)
         except RuntimeError:
             continue
-        run = lambda backend=backend: ops.rep_conv2d(x, weight, bias, **options, backend=backend)  # noqa: E731
-        contenders[f"fastdet {backend}"] = graphed(run)
+        run = functools.partial(ops.rep_conv2d, x, weight, bias, **options, backend=backend)
+        contenders[f"fastdet {backend}"] = run
     eager = lambda: F.silu(F.conv2d(x, weight, bias, stride, kernel // 2, 1, groups))  # noqa: E731
-    contenders |= {"torch eager": graphed(eager), "torch compiled": graphed(torch.compile(eager, mode="max-autotune"))}
+    compiled = torch.compile(eager, mode="max-autotune-no-cudagraphs")
+    contenders |= {"torch eager": eager, "torch compiled": compiled}
     setting = f"{name}, batch {batch}, NHWC float16"
     moved = (x.numel() + weight.numel() + eager().numel()) * x.element_size()
     with torch.no_grad():
-        compare(benchmark, "rep_conv2d", setting, contenders, same=close, device="cuda", extra={"bytes": moved})
-
-
-def graphed(run):
-    """``run`` captured once and replayed, so that launches do not count; returns its (static) result."""
-    with torch.no_grad():
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                run()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            result = run()
-
-    def replay():
-        graph.replay()
-        return result
-
-    return replay
+        compare(benchmark, "rep_conv2d", setting, contenders, same=close, device="cuda", moved=moved)

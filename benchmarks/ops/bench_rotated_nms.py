@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 
 from fastdet import ops
 from harness import compare, take_turns
+from on_device import needs_cuda
 
 THRESHOLD = 0.7
 
@@ -55,14 +55,14 @@ def run(benchmark, device: str) -> None:
         "torch": lambda: torch_fast(boxes, scores),
     }
     name = f"{n} random rotated boxes, probabilistic IoU 0.7, fast"
-    compare(benchmark, "rotated_nms", name, contenders, same=agree, rounds=10, device=device)
+    compare(benchmark, "rotated_nms", name, contenders, same=agree, rounds=10, device=device, eager=contenders)
 
 
 def bench_rotated_nms(benchmark):
     run(benchmark, "cpu")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@needs_cuda
 def bench_rotated_nms_cuda(benchmark):
     run(benchmark, "cuda")
 

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 
 from fastdet import ops
 from harness import compare
+from on_device import needs_cuda
 
 SIGMA, THRESHOLD = 0.5, 0.05
 
@@ -54,13 +54,13 @@ def run(benchmark, device: str) -> None:
         "torch": lambda: torch_soft_nms(boxes, scores),
     }
     name = f"{n} random boxes, gaussian"
-    compare(benchmark, "soft_nms", name, contenders, same=agree, rounds=10, device=device)
+    compare(benchmark, "soft_nms", name, contenders, same=agree, rounds=10, device=device, eager=contenders)
 
 
 def bench_soft_nms(benchmark):
     run(benchmark, "cpu")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@needs_cuda
 def bench_soft_nms_cuda(benchmark):
     run(benchmark, "cuda")

@@ -9,11 +9,11 @@ about 120 and 6 divisions, 16 at a time.
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 
 from fastdet import ops
 from harness import compare, take_turns
+from on_device import needs_cuda
 
 
 def boxes(seed: int, n: int, size: float = 1024.0) -> torch.Tensor:
@@ -80,14 +80,14 @@ def run(benchmark, device: str) -> None:
         "torch": lambda: torch.cat([torch_pairs(a[i : i + 10, None], b[None]) for i in range(0, m, 10)]),
     }
     name = f"polygon IoU, {m} x {n}"
-    compare(benchmark, "rotated_box_iou", name, contenders, same=close, rounds=10, device=device)
+    compare(benchmark, "rotated_box_iou", name, contenders, same=close, rounds=10, device=device, moved=4 * m * n)
 
 
 def bench_rotated_box_iou(benchmark):
     run(benchmark, "cpu")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@needs_cuda
 def bench_rotated_box_iou_cuda(benchmark):
     run(benchmark, "cuda")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["available", "decode"]
+__all__ = ["available", "complaint", "decode"]
 
 
 def available() -> bool:
@@ -40,6 +40,23 @@ def decode(data: bytes, size: tuple[int, int], scale: int = 1) -> np.ndarray | N
     except (ValueError, MemoryError):
         return None
     return pixels if pixels.shape == (height, width, 3) else None
+
+
+def complaint(data: bytes) -> str | None:
+    """What libjpeg-turbo says is lost in a JPEG that Pillow reads in silence; None: nothing, or there is no simplejpeg.
+
+    Bytes too many between two markers and a missing end are no loss.
+    """
+    module = _simplejpeg()
+    if module is None:
+        return None
+    try:
+        module.decode_jpeg(data, "GRAY")
+    except (ValueError, MemoryError) as error:
+        text = str(error)
+        if text.startswith(("Corrupt JPEG data", "Inconsistent progression")) and "extraneous" not in text:
+            return text
+    return None
 
 
 @functools.cache

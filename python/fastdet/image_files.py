@@ -15,13 +15,23 @@ import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastdet import fast_jpeg
 
-__all__ = ["PICTURE_SUFFIXES", "DecodeLimits", "ImageError", "from_pil", "read_image", "read_reduced", "read_size"]
+__all__ = [
+    "PICTURE_SUFFIXES",
+    "DecodeLimits",
+    "FileKind",
+    "ImageError",
+    "file_kind",
+    "from_pil",
+    "read_image",
+    "read_reduced",
+    "read_size",
+]
 
 PICTURE_SUFFIXES = {
     ".avif",
@@ -166,6 +176,28 @@ def _header(file: Any, file_bytes: int, path: Any, limits: DecodeLimits) -> tupl
         raise ImageError(path, "claims more pixels than Pillow's limit; refused as a decompression bomb") from None
     except Exception as error:  # as in _decode
         raise ImageError(path, f"is damaged: {error or type(error).__name__}".splitlines()[0]) from None
+
+
+class FileKind(NamedTuple):
+    """``format`` ("JPEG"), Pillow's ``mode`` of the pixels ("CMYK"), EXIF's ``orientation``, 1 where none is said."""
+
+    format: str
+    mode: str
+    orientation: int
+
+
+def file_kind(data: bytes) -> FileKind:
+    """What the header of a picture that ``read_image`` reads says of it. Raises ImageError when it says nothing."""
+    Image = _pillow()
+    try:
+        with Image.open(io.BytesIO(_without_text(data)), formats=_formats()) as picture:
+            try:
+                orientation = int(picture.getexif().get(0x0112, 1))
+            except Exception:
+                orientation = 1  # as in from_pil
+            return FileKind(str(picture.format), picture.mode, orientation)
+    except Exception as error:  # as in _decode
+        raise ImageError("data", f"is damaged: {error or type(error).__name__}".splitlines()[0]) from None
 
 
 def _read_bytes(path: Any, limits: DecodeLimits) -> bytes:

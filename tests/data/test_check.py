@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import re
 
 import numpy as np
@@ -12,6 +14,7 @@ from PIL import Image
 from small_sets import NAMES, write_coco, write_voc, write_yolo
 
 from broken_pictures import bomb, pattern, text_bomb, write_broken
+from fastdet import fast_jpeg
 from fastdet.cli import main
 from fastdet.data import DataError
 from fastdet.data.check import check_dataset
@@ -94,6 +97,60 @@ def test_all_of_a_planted_set_is_found(tmp_path, capfd):
     assert code == 1 and written == report.to_dict() and written["harmful"] is True
     assert all(str(problem) in out for problem in report.problems)
     assert "b.txt:1: coordinates must be finite" in out and "2 notes" in out
+
+
+def damaged_files(folder):
+    """Damage and oddities beyond ``write_broken``: name -> kind of problem."""
+
+    def encoded(kind, image=None, **options):
+        buffer = io.BytesIO()
+        (image or Image.fromarray(pattern(40, 60, len(kinds) + 100))).save(buffer, kind, **options)
+        return bytearray(buffer.getvalue())
+
+    kinds = {}
+    for kind, name in (("GIF", "gif"), ("BMP", "bmp"), ("TIFF", "tif"), ("PPM", "ppm"), ("WEBP", "webp")):
+        data = encoded(kind)
+        (folder / f"cut.{name}").write_bytes(data[: len(data) * 2 // 3])
+        kinds[f"cut.{name}"] = "picture-damaged" if kind == "WEBP" else "picture-truncated"
+    data = encoded("PNG")
+    data[data.index(b"IDAT") + 40] ^= 255
+    (folder / "flipped.png").write_bytes(data)
+    data = encoded("JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    (folder / "scans.jpg").write_bytes(data[:last] + data[last:-2] * 600 + b"\xff\xd9")
+    data = encoded("JPEG", quality=90)
+    data[len(data) // 2 : len(data) // 2 + 40] = b"\xff\xd9" * 20  # the end comes early, and Pillow fills with grey
+    (folder / "grey.jpg").write_bytes(data)
+    kinds |= {"flipped.png": "picture-damaged", "scans.jpg": "picture-too-large"}
+    if fast_jpeg.available():
+        kinds["grey.jpg"] = "picture-corrupt"
+    (folder / "other.jpg").write_bytes(encoded("PNG"))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (folder / "turned.jpg").write_bytes(encoded("JPEG", exif=exif))
+    grey = np.asarray(Image.fromarray(pattern(40, 60, 90)).convert("L")).astype(np.uint16) * 257
+    Image.fromarray(grey).save(folder / "deep.png")
+    for seed, (mode, name) in enumerate((("CMYK", "cmyk.jpg"), ("P", "palette.png"), ("RGBA", "alpha.png"))):
+        Image.fromarray(pattern(40, 60, 80 + seed)).convert(mode).save(folder / name)
+    (folder / "phone.heic").write_bytes(b"not read")
+    kinds |= dict.fromkeys(("deep.png", "cmyk.jpg", "palette.png", "alpha.png"), "picture-converted")
+    return kinds | {"other.jpg": "picture-suffix", "turned.jpg": "picture-turned", "phone.heic": "picture-unread"}
+
+
+def test_damage_and_oddities_of_pictures_are_found(tmp_path):
+    root = write_yolo(tmp_path / "set")
+    train, labels = root / "images" / "train", root / "labels" / "train"
+    planted = [(kind, name, "") for name, kind in damaged_files(train).items()]
+    (train / "again").symlink_to("..")  # a folder in itself: its pictures are there once; those of val are in train too
+    (train / "self").symlink_to("self")
+    planted += [("leak", f"{name}.png", "") for name in "abc"]
+    (labels / "cmyk.txt").symlink_to("cmyk.txt")
+    (labels / "alpha.txt").mkdir()
+    os.mkfifo(labels / "deep.txt")
+    (labels / "other.txt").write_text("0 1e400 0.5 0.1 0.1\n")
+    planted += [("label-file", f"{name}.txt", "") for name in ("cmyk", "alpha", "deep")]
+    planted.append(("box-not-finite", "other.txt", "1"))
+    assert found(check_dataset(root)) == sorted(planted)
 
 
 def test_planted_in_coco(tmp_path):

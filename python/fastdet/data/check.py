@@ -17,6 +17,7 @@ import numpy as np
 from fastdet.data.dataset import DataError, Dataset, Picture, Problem
 from fastdet.data.duplicates import groups_of_equal, near_pairs, thumbnail
 from fastdet.data.layout import Layout, open_dataset, recognise
+from fastdet.data.picture_notes import picture_notes, unread_files
 from fastdet.data.yolo import label_path
 from fastdet.image_files import ImageError, read_image
 
@@ -231,6 +232,7 @@ def _pictures(sets: dict[str, Dataset], report: CheckReport, on_picture: Callabl
                 _look(split, picture, seen, report)
             if on_picture is not None:
                 on_picture(total)
+    report.problems += unread_files(picture.path for dataset in sets.values() for picture in dataset.pictures)
     _same(seen, report)
 
 
@@ -247,7 +249,9 @@ def _kind(reason: str) -> str:
 def _look(split: str, picture: Picture, seen: list[_Seen], report: CheckReport) -> None:
     try:
         image = read_image(picture.path)
-        digest = hashlib.blake2b(picture.path.read_bytes(), digest_size=16).digest()
+        data = picture.path.read_bytes()
+        report.problems += picture_notes(picture.path, data)
+        digest = hashlib.blake2b(data, digest_size=16).digest()
     except (ImageError, OSError) as error:
         reason = error.reason if isinstance(error, ImageError) else str(error)
         text = f"cannot be decoded: {reason}"

@@ -119,7 +119,8 @@ def damaged_files(folder):
     last = data.rindex(b"\xff\xda")
     (folder / "scans.jpg").write_bytes(data[:last] + data[last:-2] * 600 + b"\xff\xd9")
     data = encoded("JPEG", quality=90)
-    data[len(data) // 2 : len(data) // 2 + 40] = b"\xff\xd9" * 20  # the end comes early, and Pillow fills with grey
+    middle = (data.rindex(b"\xff\xda") + len(data)) // 2
+    data[middle : middle + 40] = b"\xff\xd9" * 20  # the end comes early, and Pillow fills with grey
     (folder / "grey.jpg").write_bytes(data)
     kinds |= {"flipped.png": "picture-damaged", "scans.jpg": "picture-too-large"}
     if fast_jpeg.available():

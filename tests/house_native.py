@@ -21,11 +21,13 @@ INCLUDES = (
     (r"network/.*\.cpp", ("core/", "network/", "immintrin.h")),
     (r"network/.*", ("core/", "network/")),
     (r"evaluation/.*", ("core/", "evaluation/")),
-    (r"bindings/.*", ("core/", "ops/", "network/", "evaluation/", "bindings/", "pybind11/")),
+    (r"dataset/.*", ("core/", "dataset/")),
+    (r"bindings/.*", ("core/", "ops/", "network/", "evaluation/", "dataset/", "bindings/", "pybind11/")),
     (r"trt/.*", ("core/", "ops/", "trt/")),
     (r"cuda_library\.cu", ("core/", "ops/", "bindings/cuda_table.h", "cuda_runtime_api.h")),
 )
-SYSTEM = ("dlfcn.h", "pthread.h", "sched.h", "sys/mman.h", "unistd.h")  # POSIX, beside the C++ standard library
+# POSIX, beside the C++ standard library
+SYSTEM = ("dlfcn.h", "fcntl.h", "pthread.h", "sched.h", "sys/mman.h", "sys/stat.h", "unistd.h")
 COMPILER = r"__CUDACC__|__CUDA_ARCH__|__GNUC__|__clang__|_MSC_VER|__GLIBC__|__x86_64__|__aarch64__"
 ASKS_COMPILER = ("core/platform.h", "core/launch.h")  # launch.h: a launch is spelt differently under nvcc
 CUDA_TEXT = re.compile(r"\b(__global__|__device__|__shared__|__syncthreads|threadIdx|blockIdx|cudaStream_t)\b")

@@ -5,6 +5,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include "bindings/columns.h"
 #include "bindings/operators.h"
 #include "core/check.h"
 
@@ -29,14 +30,6 @@ template <typename T>
 const T* values(const Column<T>& column, Index size, const char* name) {
   FD_CHECK(column.size() == size, ValueError, "evaluate: ", name, " must have ", size, " numbers, got ", column.size());
   return column.data();
-}
-
-// A new array that owns `data`.
-template <typename T>
-py::array_t<T> array_of(std::vector<T>&& data, std::vector<py::ssize_t> shape) {
-  auto* owned = new std::vector<T>(std::move(data));
-  const py::capsule owner(owned, [](void* p) { delete static_cast<std::vector<T>*>(p); });
-  return py::array_t<T>(std::move(shape), owned->data(), owner);
 }
 
 struct Columns {

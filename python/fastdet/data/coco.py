@@ -6,12 +6,14 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
+from fastdet import _core
 from fastdet.data.dataset import (
     MAX_BOXES_PER_PICTURE,
     MAX_PICTURE_SIDE,
@@ -24,7 +26,7 @@ from fastdet.data.dataset import (
     resolve_inside,
     strict,
 )
-from fastdet.data.index import Index
+from fastdet.data.index import Index, make_index
 from fastdet.data.index_rows import IndexBuilder
 
 MAX_DEPTH = 64  # lists and objects in each other
@@ -69,6 +71,55 @@ def coco_index(path: Path, root: Path, *, allow_outside: bool, report: Report) -
     """What ``read_coco`` reads, as columns. Raises DataError."""
     if not root.is_dir():
         _fail(path, f"the picture folder {root} does not exist")
+    index = _clean_index(path, root, allow_outside, report) or _checked_index(path, root, allow_outside, report)
+    counts = np.diff(index.starts)
+    if counts.max() > MAX_BOXES_PER_PICTURE:
+        row = int(np.argmax(counts > MAX_BOXES_PER_PICTURE))
+        name = index.path(row).name
+        _fail(path, f"picture {name} has {counts[row]} boxes, the limit is {MAX_BOXES_PER_PICTURE}")
+    return index
+
+
+def _clean_index(path: Path, root: Path, allow_outside: bool, report: Report) -> Index | None:
+    """The index of a file in which every entry is right, read natively; None where something must be said about it."""
+    if sys.getfilesystemencoding() != "utf-8":  # names are taken as they are written
+        return None
+    found = _core.dataset_read_coco(os.fsencode(path))
+    if found is None or (found.pop("suspicious") and report is not strict):
+        return None
+    real = root if allow_outside else root.resolve()
+    prefix = os.fsencode(real / "x")[:-1]
+    special = np.flatnonzero(_core.dataset_not_plain(prefix, found["paths"], found["path_starts"], not allow_outside))
+    if len(special):
+        if allow_outside:
+            return None  # pathlib decides what such a name means
+        inside = [_name_inside(root, prefix, found, row) for row in special.tolist()]
+        if None in inside:
+            return None
+        found["paths"], found["path_starts"] = _replaced(found["paths"], found["path_starts"], special, inside)
+    names = tuple(name.decode() for name in found.pop("names"))
+    return make_index(names, tuple(found.pop("category_ids")), prefix=prefix, notes=None, **found)
+
+
+def _name_inside(root: Path, prefix: bytes, found: dict[str, Any], row: int) -> bytes | None:
+    """What the name in ``row`` leads to, without the prefix; None when that lies outside."""
+    first, last = found["path_starts"][row : row + 2].tolist()
+    target = resolve_inside(root, found["paths"][first:last].tobytes().decode())
+    return None if target is None else os.fsencode(target)[len(prefix) :]
+
+
+def _replaced(letters: np.ndarray, starts: np.ndarray, rows: np.ndarray, texts: list[Any]) -> tuple[Any, Any]:
+    """``letters`` and ``starts`` with ``texts`` in the place of some rows."""
+    pieces, at = [], 0
+    lengths = np.diff(starts)
+    for row, text in zip(rows.tolist(), texts, strict=True):
+        pieces += [letters[at : starts[row]], np.frombuffer(text, np.uint8)]
+        lengths[row], at = len(text), starts[row + 1]
+    return np.concatenate([*pieces, letters[at:]]), np.concatenate([[0], lengths.cumsum()])
+
+
+def _checked_index(path: Path, root: Path, allow_outside: bool, report: Report) -> Index:
+    """The same entry by entry; what is wrong is reported."""
     content = _read_json(path)
     entries = _Entries(path, content, report)
     names, category_ids = _read_categories(entries)
@@ -82,13 +133,7 @@ def coco_index(path: Path, root: Path, *, allow_outside: bool, report: Report) -
     for each in annotations:
         label = label_of[each.category_id]
         builder.annotation(each.id, row_of[each.image_id], label, each.bbox, each.area, each.iscrowd)
-    index = builder.index(names, category_ids)
-    counts = np.diff(index.starts)
-    if counts.max() > MAX_BOXES_PER_PICTURE:
-        row = int(np.argmax(counts > MAX_BOXES_PER_PICTURE))
-        name = index.path(row).name
-        _fail(path, f"picture {name} has {counts[row]} boxes, the limit is {MAX_BOXES_PER_PICTURE}")
-    return index
+    return builder.index(names, category_ids)
 
 
 def _fail(path: Path, reason: str) -> NoReturn:

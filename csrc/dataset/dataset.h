@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+// Fast readers of data sets into columns. They take what is clean and nothing else: whatever they refuse is read once more by
+// the readers in Python, which say what is wrong with it. What they take, they read exactly as those do.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace fastdet::dataset {
+
+using Index = std::int64_t;
+
+constexpr Index kMaxSide = 65'535;
+
+// Texts one behind the other: text i is [starts[i], starts[i + 1]) of `letters`.
+struct Texts {
+  std::vector<char> letters;
+  std::vector<Index> starts{0};
+
+  Index size() const { return static_cast<Index>(starts.size()) - 1; }
+  void add(std::string_view text) {
+    letters.insert(letters.end(), text.begin(), text.end());
+    starts.push_back(static_cast<Index>(letters.size()));
+  }
+};
+
+// The same, borrowed: `starts` has count + 1 numbers that rise from 0.
+struct TextsView {
+  const char* letters = nullptr;
+  const Index* starts = nullptr;
+  Index count = 0;
+
+  std::string_view operator[](Index i) const {
+    return {letters + starts[i], static_cast<std::size_t>(starts[i + 1] - starts[i])};
+  }
+};
+
+struct Columns {
+  std::vector<std::int32_t> height, width;  // of pictures
+  std::vector<Index> picture;               // of boxes: row of the picture
+  std::vector<std::int32_t> label;
+  std::vector<double> box;  // [n, 4]: x, y, width, height in pixels, as published
+  std::vector<double> area;
+};
+
+// A COCO file whose every entry is right.
+struct Coco : Columns {
+  Texts names;                    // of picture files, as written
+  std::vector<Index> picture_id;  // of pictures
+  std::vector<Index> annotation_id;
+  std::vector<std::uint8_t> crowd;
+  std::vector<Index> category_ids;  // rising: by label
+  Texts category_names;
+  Index suspicious = 0;  // boxes without area, or reaching out of their picture
+};
+
+// Reads the file, which must not be cut short meanwhile. Nothing, where it is not clean.
+std::optional<Coco> read_coco(const std::string& path);
+
+// Whether a picture of this size cannot hold the box whole, by the rule of `box_problem` in fastdet.data.dataset.
+bool is_suspicious(const double* box, double height, double width);
+
+// Per name 1 where `folder` + name may not be what it leads to: names with ".", "..", "//", "\" or a drive, and (if `links`)
+// those that are links or lie behind one. `folder` ends with "/" and holds no links.
+std::vector<std::uint8_t> not_plain(const std::string& folder, TextsView names, bool links);
+
+}  // namespace fastdet::dataset

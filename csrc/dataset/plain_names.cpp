@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <sys/stat.h>
+
+#include <unordered_map>
+
+#include "core/parallel.h"
+#include "dataset/dataset.h"
+
+namespace fastdet::dataset {
+namespace {
+
+constexpr Index kGrain = 4096;
+
+bool is_link(const std::string& path) {
+  struct stat status{};
+  return lstat(path.c_str(), &status) == 0 && S_ISLNK(status.st_mode);
+}
+
+bool is_plain(std::string_view name) {
+  // A drive is a letter and a colon, and a letter may have four bytes.
+  if (name.empty() || name.substr(0, 5).find(':') != std::string_view::npos) return false;
+  if (name.find('\\') != std::string_view::npos || name.find('\0') != std::string_view::npos) return false;
+  for (std::size_t first = 0; first <= name.size();) {
+    const std::size_t last = std::min(name.find('/', first), name.size());
+    const std::string_view part = name.substr(first, last - first);
+    if (part.empty() || part == "." || part == "..") return false;
+    first = last + 1;
+  }
+  return true;
+}
+
+std::string_view parent(std::string_view name) {
+  const std::size_t slash = name.rfind('/');
+  return name.substr(0, slash == std::string_view::npos ? 0 : slash);
+}
+
+// Folders below a root, and whether there is a link among what leads to them.
+class Folders {
+ public:
+  explicit Folders(const std::string& root) : root_(root) {}
+
+  bool behind_link(std::string_view folder) {
+    if (folder.empty()) return false;
+    const auto known = found_.find(folder);
+    if (known != found_.end()) return known->second;
+    const bool linked = behind_link(parent(folder)) || is_link(root_ + std::string(folder));
+    found_.emplace(folder, linked);
+    return linked;
+  }
+
+ private:
+  const std::string& root_;
+  std::unordered_map<std::string_view, bool> found_;
+};
+
+}  // namespace
+
+std::vector<std::uint8_t> not_plain(const std::string& folder, TextsView names, bool links) {
+  std::vector<std::uint8_t> found(static_cast<std::size_t>(names.count));
+  Folders folders(folder);
+  std::string_view last;
+  bool last_linked = false;
+  for (Index i = 0; i < names.count; ++i) {
+    std::uint8_t& mark = found[static_cast<std::size_t>(i)];
+    mark = is_plain(names[i]) ? 0 : 1;
+    if (mark != 0 || !links) continue;
+    const std::string_view own = parent(names[i]);
+    if (own != last) {
+      last = own;
+      last_linked = folders.behind_link(own);
+    }
+    mark = last_linked ? 1 : 0;
+  }
+  if (!links) return found;
+  parallel_for(names.count, kGrain, [&](std::int64_t begin, std::int64_t end) {
+    std::string path;
+    for (Index i = begin; i < end; ++i) {
+      std::uint8_t& mark = found[static_cast<std::size_t>(i)];
+      if (mark == 0) mark = is_link(path.assign(folder).append(names[i])) ? 1 : 0;
+    }
+  });
+  return found;
+}
+
+}  // namespace fastdet::dataset

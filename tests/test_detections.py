@@ -181,5 +181,6 @@ def test_box_geometry_by_hand():
     for bad in (np.zeros((3, 5)), np.zeros(())):
         with pytest.raises(ValueError, match=r"boxes must be \(..., 4\)"):
             boxes.box_area(bad)
-    with pytest.raises(ValueError, match=r"\(height, width\)"):
-        boxes.xyxy_to_norm(np.zeros((1, 4)), (0, 5))
+    for size in ((0, 5), (5, 0), (-1, 5)):
+        with pytest.raises(ValueError, match=r"\(height, width\)"):
+            boxes.xyxy_to_norm(np.zeros((1, 4)), size)

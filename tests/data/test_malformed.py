@@ -42,6 +42,13 @@ LABELS = {
 }
 
 
+def test_keypoint_columns(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("0 0.5 0.5 0.2 0.2 0.1 0.1\n0 0.5 0.5 0.2 0.2 0.1\n")
+    with pytest.raises(DataError, match=r":2: must have 7 columns \(box and keypoints\), got 6"):
+        read_labels(path, 1, keypoint_values=2)
+
+
 @pytest.mark.parametrize("name", LABELS)
 def test_label_lines(tmp_path, name):
     line, reason = LABELS[name]

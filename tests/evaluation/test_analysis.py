@@ -10,6 +10,7 @@ import pytest
 from coco_cases import pycocotools_run, random_case
 
 from fastdet.evaluation import Evaluator, GroundTruth, Prediction, evaluate, read_coco_results, save_report
+from fastdet.evaluation.errors import error_split
 
 # Ground truths: boxes x, y, side, side; classes 0 and 1; the last is a crowd.
 TRUTHS = [(0, 0, 20, 0), (50, 0, 20, 0), (100, 0, 20, 1), (150, 0, 20, 1), (0, 100, 20, 0), (200, 200, 90, 0)]
@@ -61,6 +62,16 @@ def test_errors_are_named(known):
 def test_confusion_of_known(known):
     assert known.confusion_matrix().tolist() == [[1, 0, 2], [1, 0, 1], [3, 1, 0]]
     assert known.confusion_matrix(score_threshold=0.65).tolist() == [[1, 0, 2], [0, 0, 2], [2, 0, 0]]
+    # A score on the threshold counts.
+    assert known.confusion_matrix(score_threshold=0.7).tolist() == [[1, 0, 2], [0, 0, 2], [2, 0, 0]]
+
+
+def test_overlaps_on_the_thresholds(known):
+    """(58, 0) has IoU 12 / 28 with its ground truth: from the lower threshold on that is localization."""
+    rows, overlap = known.rows, 12 / 28
+    assert error_split(known.ground_truth, rows, background_threshold=overlap).count["localization"] == 1
+    above = error_split(known.ground_truth, rows, background_threshold=np.nextafter(overlap, 1)).count
+    assert (above["localization"], above["background"]) == (0, 4)  # (158, 0), of the other class, overlaps as much
 
 
 def test_curves_of_known(known):

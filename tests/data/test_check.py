@@ -225,13 +225,36 @@ def test_pictures_without_labels_are_checked_too(tmp_path, capfd):
     assert capfd.readouterr().err.startswith("fastdet check: ")
 
 
+def plain_near_pairs(copies):
+    """All pairs, compared one by one: 4 of 64 bits, 3 grey levels on average, 12 in a cell."""
+    hashes = []
+    for copy in copies.astype(float):
+        rows = (copy[0::2] + copy[1::2]) / 2
+        columns = np.stack([np.interp(np.linspace(0, 15, 9), np.arange(16), row) for row in rows])
+        hashes.append(columns[:, 1:] > columns[:, :-1])
+    found = []
+    for i in range(len(copies)):
+        for j in range(i + 1, len(copies)):
+            difference = np.abs(copies[i].astype(int) - copies[j])
+            alike = (hashes[i] != hashes[j]).sum() <= 4 and difference.mean() <= 3 and difference.max() <= 12
+            if alike and min(copies[i].std(), copies[j].std()) >= 2:
+                found.append((i, j))
+    return found
+
+
 def test_near_pairs_are_those_of_a_plain_search():
     rng = np.random.default_rng(0)
-    base = rng.integers(0, 256, (40, 16, 16))
-    noisy = (base[:20] + rng.integers(-4, 5, (20, 16, 16))).clip(0, 255)
-    flat = np.full((5, 16, 16), 77)
-    near = near_pairs(np.concatenate([base, noisy, flat]).astype(np.uint8))
-    assert set(near) <= {(i, 40 + i) for i in range(20)} and len(near) >= 15
+    base = np.concatenate([rng.integers(20, 230, (6, 16, 16)), rng.integers(100, 116, (6, 16, 16))])  # many bits turn
+    reach = np.array([1, 2, 4, 5, 6, 7, 8, 12, 13]).reshape(-1, 1, 1, 1)  # up to beyond the limits of mean and cell
+    noisy = (base + rng.integers(-reach, reach + 1, (9, 12, 16, 16))).reshape(-1, 16, 16)
+    one_cell = base.copy()
+    one_cell[:6, 3, 3] += 12
+    one_cell[6:, 3, 3] += 13
+    flat = np.full((3, 16, 16), 77)
+    copies = np.concatenate([base, noisy, one_cell, flat]).astype(np.uint8)
+    near = near_pairs(copies)
+    assert near == plain_near_pairs(copies)
+    assert 60 < len(near) < 400 and (0, 120) in near and (11, 131) not in near
     assert near_pairs(np.zeros((0, 16, 16), np.uint8)) == []
     image = pattern(200, 300, 3)
     small = np.asarray(Image.fromarray(image).resize((150, 100), Image.Resampling.BICUBIC))

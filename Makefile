@@ -18,7 +18,7 @@ CHECK_TOOLS := ruff mypy build clang-format codespell
 CPP := $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/native/*.h' 'tests/native/*.cpp' \
 	'tests/native/*.cu' 2>/dev/null)
 
-.PHONY: help demo test install lint bench sanitize fuzz cuda-check package-check reproduce-weights wheel sdist format clean
+.PHONY: help demo test install lint bench sanitize fuzz mutate cuda-check package-check reproduce-weights wheel sdist format clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -64,6 +64,12 @@ SECONDS ?= 60
 fuzz: install ## readers of weight files and labels under random input: make fuzz FUZZ=opcodes SECONDS=3600
 	-$(PIP) install -q --only-binary :all: atheris
 	for target in $(FUZZ); do $(BIN)/python tests/fuzz/run.py $$target --seconds $(SECONDS) || exit 1; done
+
+OP ?= nms
+COUNT ?= 20
+SEED ?= 0
+mutate: install ## change native code in one place at a time, list what no test notices: make mutate OP=decode COUNT=50 SEED=1
+	$(BIN)/python tests/mutation/run.py --op $(OP) --count $(COUNT) --seed $(SEED) $(ARGS)
 
 # Header-only libraries of the fused convolution. Their wheels' own requirements are for running, not for compiling. cuDNN's
 # header comes in a wheel of 500 MB, and what needs it is code of the host: make cuda-check CUDNN=1 fetches it.

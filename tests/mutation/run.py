@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Do the tests notice a wrong sign? Changes native code in one place at a time and runs the operator's tests.
+
+``python tests/mutation/run.py --op nms --count 20 --seed 0`` samples operators and numbers of ``csrc/ops/nms``
+(``*_math.h`` and every ``.cpp`` that computes), builds the extension from a copy of the tree with each of them changed,
+and lists the changes that no test noticed: a missing test, or a change that no input can show. CUDA is left out: the
+emulated kernels hold the same ``_math.h``, so that they would tell every change of the CPU's copy.
+
+Text is changed, not a syntax tree: clang-format puts blanks around binary operators and nowhere else, so that a blank,
+``<`` and a blank is never a template's. Mull needs clang and its own compiler pass; universalmutator writes 829 mutants
+of the 95 lines of nms_cpu.cpp, of which one in six compiles.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRATCH = ROOT / "build" / "mutation"
+TREE = SCRATCH / "tree"
+SWAPS = "< <=, < >=, <= <, > >=, > <=, >= >, == !=, != ==, && ||, || &&, + -, - +, * /, / *, % /, += -=, -= +="
+OPERATORS = [tuple(f" {word} " for word in pair.split()) for pair in SWAPS.split(", ")]
+OPERATORS += [("std::min(", "std::max("), ("std::max(", "std::min("), ("(!", "(")]
+NUMBER = re.compile(r"(?<![\w.\]])(\d+\.\d+(?:e-?\d+)?|\d+)(?=[fu]?\b)(?![\w.]*x)")
+# Nothing to decide: declarations of types, sizes of tiles, hints to the hardware, texts of errors.
+SKIPPED = re.compile(
+    r"^\s*(#|//|template|using|static_assert|constexpr (std::int64_t|int|std::size_t) k|__builtin_prefetch)"
+)
+WITHOUT = re.compile(r"//.*|\"[^\"]*\"|<[\w:, *]*>")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    path: str
+    line: int
+    column: int
+    old: str
+    new: str
+
+    def apply(self, text: str) -> str:
+        lines = text.splitlines(keepends=True)
+        row = lines[self.line - 1]
+        lines[self.line - 1] = row[: self.column] + self.new + row[self.column + len(self.old) :]
+        return "".join(lines)
+
+
+def sources(op: str) -> list[Path]:
+    if op == "evaluation":
+        return sorted((ROOT / "csrc" / op).glob("*.cpp"))
+    folder = ROOT / "csrc" / "ops" / op
+    left_out = ("_bind.cpp", "_check.cpp")
+    return [
+        p for p in sorted(folder.iterdir()) if p.name.endswith(("_math.h", ".cpp")) and not p.name.endswith(left_out)
+    ]
+
+
+def tests_of(op: str) -> list[str]:
+    if op == "evaluation":
+        return ["tests/evaluation"]
+    names = [p.name for p in (ROOT / "csrc" / "ops").iterdir()]
+    found = sorted((ROOT / "tests" / "ops").glob(f"test_{op}*.py"))
+    longest = {p: max((n for n in names if p.stem[5:].startswith(n)), key=len) for p in found}
+    return [f"tests/ops/{p.name}" for p in found if longest[p] == op]
+
+
+def mutants_of(path: Path) -> list[Mutant]:
+    name, found = str(path.relative_to(ROOT)), []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if SKIPPED.match(line):
+            continue
+        code = WITHOUT.sub(lambda m: "\1" * len(m[0]), line)
+        for old, new in OPERATORS:
+            at = code.find(old)
+            while at >= 0:
+                found.append(Mutant(name, number, at, old, new))
+                at = code.find(old, at + 1)
+        for match in NUMBER.finditer(code):
+            old = match[1]
+            new = (str(float(old) * 2) if float(old) else "1.0") if "." in old else str(int(old) + 1)
+            found.append(Mutant(name, number, match.start(), old, new))
+    return found
+
+
+def copy_tree() -> None:
+    """The tracked and new files that a build and the tests need; unchanged ones keep their time."""
+    listed = ["git", "ls-files", "-co", "--exclude-standard", "csrc", "python", "tests", "pyproject.toml"]
+    wanted = set(subprocess.run(listed, cwd=ROOT, check=True, text=True, capture_output=True).stdout.splitlines())
+    for old in TREE.glob("csrc/**/*.*"):
+        if str(old.relative_to(TREE)) not in wanted:
+            old.unlink()
+    for name in wanted:
+        target, data = TREE / name, (ROOT / name).read_bytes()
+        if not target.exists() or target.read_bytes() != data:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
+
+
+def run_tests(package: Path, tests: list[str], seconds: float, extra: list[str]) -> str:
+    """ "passed", "failed" or "late", in a child of this process, which has imported what is slow to import."""
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        with open(SCRATCH / "last.log", "w") as log:
+            os.dup2(log.fileno(), 1), os.dup2(log.fileno(), 2)
+        os.chdir(TREE)
+        sys.path[:0] = [str(package)]
+        os.environ["FASTDET_CUDA_LIB"] = "left out"  # so that no conftest builds it
+        code = 1
+        try:
+            import pytest
+            from hypothesis import HealthCheck, settings
+
+            from fastdet.testing import ops as harness
+
+            settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+            settings.load_profile("same")  # a slow machine must not look like a failed test
+
+            harness._run_cuda = lambda case, args, how: case.op.run(*harness._presented(case, args, "torch", how))
+            harness._check_cuda_gradients = lambda *_: None
+            code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-k", "not cuda", *extra, *tests])
+        finally:
+            os._exit(int(code))
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return "passed" if status == 0 else "failed"
+        time.sleep(0.05)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return "late"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Change native code in one place at a time; list what no test notices."
+    )
+    parser.add_argument("--op", required=True, help="a folder of csrc/ops, or evaluation")
+    parser.add_argument("--count", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=None)
+    parser.add_argument("--only", default="", help="files whose names contain this")
+    parser.add_argument("--limit", type=float, help="seconds for the tests; without, they are first run with no change")
+    parser.add_argument("--pytest", default="", help="more arguments of pytest")
+    options = parser.parse_args()
+
+    copy_tree()
+    sys.path.insert(0, str(TREE / "tests" / "native"))
+    os.environ["FASTDET_NATIVE_BUILD"] = str(SCRATCH / "native")
+    import build  # the copy's, so that it builds the copy
+    import hypothesis  # noqa: F401
+    import torch  # noqa: F401
+
+    build.VARIANTS["mutant"] = build.Variant(code=("-O1", "-w"))
+    tests, extra = tests_of(options.op), options.pytest.split()
+    package, begin = build.build_package("mutant", options.jobs), time.monotonic()
+    if options.limit is None:
+        if run_tests(package, tests, 3600, extra) != "passed":
+            sys.exit(f"mutate: {', '.join(tests)} must pass before anything is changed; see {SCRATCH / 'last.log'}")
+        options.limit = 60 + 4 * (time.monotonic() - begin)
+    places = [m for path in sources(options.op) if options.only in path.name for m in mutants_of(path)]
+    chosen = random.Random(options.seed).sample(places, min(options.count, len(places)))
+    print(f"{options.op}: {len(chosen)} of {len(places)} changes, {options.limit:.0f} s for each", flush=True)
+    counts = dict.fromkeys(("failed", "late", "passed", "invalid"), 0)
+    for mutant in chosen:
+        file = TREE / mutant.path
+        text = file.read_text()
+        file.write_text(mutant.apply(text))
+        try:
+            outcome = run_tests(build.build_package("mutant", options.jobs), tests, options.limit, extra)
+        except build.BuildError:
+            outcome = "invalid"
+        finally:
+            file.write_text(text)
+        counts[outcome] += 1
+        if outcome == "passed":
+            line = text.splitlines()[mutant.line - 1].strip()
+            print(
+                f"SURVIVED {mutant.path}:{mutant.line}:{mutant.column}: {mutant.old!r} -> {mutant.new!r}   {line}",
+                flush=True,
+            )
+    killed, valid = counts["failed"] + counts["late"], len(chosen) - counts["invalid"]
+    print(f"{options.op}: {killed} of {valid} noticed ({100 * killed / max(valid, 1):.0f} %), {counts}")
+
+
+if __name__ == "__main__":
+    main()

@@ -11,6 +11,7 @@
 #include "ops/aligned_ota/aligned_ota.h"
 #include "ops/box_iou/box_iou.h"
 #include "ops/box_iou_loss/box_iou_loss.h"
+#include "ops/compose/compose.h"
 #include "ops/decode/decode.h"
 #include "ops/hungarian_assign/hungarian_assign.h"
 #include "ops/letterbox/letterbox.h"
@@ -124,6 +125,7 @@ const CudaTable table = {
     launcher<MatrixNmsParams, matrix_nms_cuda>,
     launcher<SoftNmsParams, soft_nms_cuda>,
     launcher<RotatedBoxIouParams, rotated_box_iou_cuda>,
+    launcher<ComposeParams, compose_cuda>,
 };
 
 }  // namespace

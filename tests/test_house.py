@@ -228,7 +228,7 @@ OP_FILES = sorted({op.reference.__module__.rpartition(".")[2] for op in ops.OPS}
 
 
 # Arithmetic on parameters, done once on the host: no kernel, no folder in csrc.
-WITHOUT_KERNELS = {"compose", "fold"}
+WITHOUT_KERNELS = {"fold"}
 
 
 def test_the_lists_of_operators_agree():

@@ -24,6 +24,7 @@ struct TaskAlignedParams;
 struct HungarianAssignParams;
 struct SimOtaParams;
 struct RotatedNmsParams;
+struct ComposeParams;
 struct SoftNmsParams;
 struct MatrixNmsParams;
 struct RotatedBoxIouParams;
@@ -72,6 +73,7 @@ struct CudaTable {
   Launcher<MatrixNmsParams> matrix_nms;
   Launcher<SoftNmsParams> soft_nms;
   Launcher<RotatedBoxIouParams> rotated_box_iou;
+  Launcher<ComposeParams> compose;
 };
 
 }  // namespace fastdet

@@ -42,6 +42,7 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
   bindings::bind_box_iou(module);
   bindings::bind_box_iou_loss(module);
   bindings::bind_dataset(module);
+  bindings::bind_compose(module);
   bindings::bind_decode(module);
   bindings::bind_hungarian_assign(module);
   bindings::bind_evaluation(module);

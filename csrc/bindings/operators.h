@@ -10,6 +10,7 @@ void bind_aligned_ota(pybind11::module_& module);
 void bind_box_iou(pybind11::module_& module);
 void bind_box_iou_loss(pybind11::module_& module);
 void bind_dataset(pybind11::module_& module);
+void bind_compose(pybind11::module_& module);
 void bind_decode(pybind11::module_& module);
 void bind_hungarian_assign(pybind11::module_& module);
 void bind_evaluation(pybind11::module_& module);

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+// CPU path: one pass over the rows of the result, threads take ranges of rows of all pictures. A row falls into runs of pixels
+// whose four neighbours all lie in one tile, which take the vector loop, and pixels between them, which take the general rule.
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "core/parallel.h"
+#include "ops/compose/compose_rows.h"
+
+namespace fastdet {
+namespace {
+
+constexpr std::int64_t kRowsPerPiece = 16;
+constexpr std::int64_t kRowsAhead = 2;  // of the result, whose pixels are fetched into the cache early
+
+// Where a thread works: positions of a row, and planes of two layers.
+class RowBuffer {
+ public:
+  explicit RowBuffer(std::int64_t width)
+      : width_(static_cast<std::size_t>(width)), numbers_(2 * width_), shares_(2 * width_), bytes_(6 * width_) {}
+
+  ComposePositions positions() { return {numbers_.data(), numbers_.data() + width_, shares_.data(), shares_.data() + width_}; }
+  std::uint8_t* plane(int layer, int channel) { return bytes_.data() + static_cast<std::size_t>(3 * layer + channel) * width_; }
+
+ private:
+  std::size_t width_;
+  std::vector<std::int32_t> numbers_;
+  std::vector<float> shares_;
+  std::vector<std::uint8_t> bytes_;
+};
+
+// What rows share: the cells of each layer, the tables of each picture side by side.
+struct Shared {
+  explicit Shared(const ComposeParams& params) {
+    cells.reserve(static_cast<std::size_t>(params.layer_count));
+    for (std::int64_t i = 0; i < params.layer_count; ++i) cells.emplace_back(params.tiles, params.layers[i]);
+    tables.resize(static_cast<std::size_t>(params.count));
+    for (std::int64_t i = 0; i < params.count; ++i) {
+      if (params.pictures[i].table == nullptr) continue;
+      for (std::int32_t k = 0; k < 3 * 256; ++k) {
+        tables[static_cast<std::size_t>(i)][static_cast<std::size_t>(k)] = params.pictures[i].look_up(k / 256, k % 256);
+      }
+    }
+  }
+
+  std::vector<ComposeCells> cells;
+  std::vector<std::array<std::uint8_t, 3 * 256>> tables;
+};
+
+class Composer {
+ public:
+  Composer(const ComposeParams& params, const Shared& shared)
+      : params_(params),
+        shared_(shared),
+        loops_(compose_row_loops()),
+        height_(params.out_height()),
+        width_(params.out_width()),
+        buffer_(width_) {}
+
+  void row(std::int64_t index, std::int64_t y) {
+    const ComposePicture& picture = params_.pictures[index];
+    const auto width = static_cast<std::int32_t>(width_);
+    const auto from = static_cast<std::int32_t>(picture.flip_vertical ? height_ - 1 - y : y);
+    std::uint8_t* const out =
+        params_.output.as<std::uint8_t>() + (index * 3 * height_ + (params_.channels_last ? 3 : 1) * y) * width_;
+    std::uint8_t* planes[3];
+    for (int c = 0; c < 3; ++c) planes[c] = params_.channels_last ? buffer_.plane(0, c) : out + c * height_ * width_;
+    layer_row(picture, picture.layer_begin, from, planes);
+    if (picture.layer_count == 2) {
+      std::uint8_t* const second[3] = {buffer_.plane(1, 0), buffer_.plane(1, 1), buffer_.plane(1, 2)};
+      layer_row(picture, picture.layer_begin + 1, from, second);
+      for (int c = 0; c < 3; ++c) loops_.blend(planes[c], second[c], width, picture.blend);
+    }
+    if (picture.table != nullptr) {
+      std::uint8_t* const rgb[3] = {planes[picture.bgr ? 2 : 0], planes[1], planes[picture.bgr ? 0 : 2]};
+      loops_.colour(rgb, width, shared_.tables[static_cast<std::size_t>(index)].data());
+    }
+    if (params_.channels_last) loops_.interleave({planes[0], planes[1], planes[2]}, width, out);
+  }
+
+ private:
+  void layer_row(const ComposePicture& picture, std::int32_t number, std::int32_t y, std::uint8_t* const (&planes)[3]) {
+    const ComposeLayer& layer = params_.layers[number];
+    const ComposeCells& cells = shared_.cells[static_cast<std::size_t>(number)];
+    const ComposePositions at = buffer_.positions();
+    const auto width = static_cast<std::int32_t>(width_);
+    loops_.positions(layer, y, width, picture.flip_horizontal, at);
+    // Canvas pixels from this row of the result to one of the next; for a projective map about so many.
+    const std::int64_t rows = picture.flip_vertical ? -kRowsAhead : kRowsAhead;
+    const std::int64_t step_x = std::llrint(std::fmod(layer.map[1], 1024.0f) * static_cast<float>(rows));
+    const std::int64_t step_y = std::llrint(std::fmod(layer.map[4], 1024.0f) * static_cast<float>(rows));
+    ComposeCell cell;  // empty: holds nothing
+    for (std::int32_t i = 0; i < width;) {
+      if (!cell.holds(at.x[i], at.y[i])) cell = cells.at(at.x[i], at.y[i]);
+      const std::int32_t size = cell.dense ? loops_.run(at, i, width, cell) : 0;
+      if (size == 0) {
+        loops_.sample(params_.tiles, layer, picture.fill, at, i, i + 1, planes);
+        ++i;
+        continue;
+      }
+      if (cell.tile == nullptr) {
+        for (int c = 0; c < 3; ++c) std::memset(planes[c] + i, picture.fill[c], static_cast<std::size_t>(size));
+      } else {
+        loops_.interpolate(*cell.tile, at, i, i + size, step_y * cell.tile->row_stride + 3 * step_x, planes);
+      }
+      i += size;
+    }
+  }
+
+  const ComposeParams& params_;
+  const Shared& shared_;
+  const ComposeRowLoops& loops_;
+  std::int64_t height_, width_;
+  RowBuffer buffer_;
+};
+
+}  // namespace
+
+void compose_cpu(const ComposeParams& params) {
+  const Shared shared(params);
+  const std::int64_t height = params.out_height();
+  parallel_for(params.count * height, kRowsPerPiece, [&](std::int64_t begin, std::int64_t end) {
+    Composer composer(params, shared);
+    for (std::int64_t row = begin; row < end; ++row) composer.row(row / height, row % height);
+  });
+}
+
+}  // namespace fastdet

@@ -67,15 +67,15 @@ def bench_reduced(benchmark: Any, tmp_path: Path) -> None:
         f"read_reduced, JPEG of {height} x {width}, {name}": partial(read_reduced, path, draft)
         for name, draft in drafts.items()
     }
-    take_turns(benchmark, "loader", contenders, rounds=7)
+    take_turns(benchmark, "loader", contenders, rounds=10)
 
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Iterator[Any]:
-    """64 pictures of 480 x 640, ten boxes each."""
+    """32 pictures of 480 x 640, ten boxes each."""
     rng = np.random.default_rng(0)
     images, rows = [], []
-    for number in range(64):
+    for number in range(32):
         picture(480, 640, number).save(tmp_path / f"{number}.jpg", quality=90)
         images.append({"id": number, "file_name": f"{number}.jpg", "height": 480, "width": 640})
         for x, y in rng.uniform(0, 400, (10, 2)).tolist():
@@ -103,10 +103,10 @@ def bench_workers(benchmark: Any, dataset: Any) -> None:
 
     try:
         contenders = {
-            f"an epoch of 64 pictures, 640 x 640, mosaic and colour, {name}": partial(epoch, loader)
+            f"an epoch of 32 pictures, 640 x 640, mosaic and colour, {name}": partial(epoch, loader)
             for name, loader in loaders.items()
         }
-        take_turns(benchmark, "loader", contenders, rounds=7)
+        take_turns(benchmark, "loader", contenders, rounds=10)
     finally:
         for loader in loaders.values():
             loader.close()

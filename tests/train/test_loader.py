@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from broken_pictures import pattern, write_broken
 from fastdet.data.augment import Augmentation
 from fastdet.data.coco import read_coco
 from fastdet.data.dataset import DataError, Picture
@@ -319,6 +320,7 @@ def test_a_killed_worker_is_started_again_once(shapes):
 SCRIPT = """
 import os, sys, time
 from pathlib import Path
+from broken_pictures import pattern, write_broken
 from fastdet.data.augment import Augmentation
 from fastdet.data.coco import read_coco
 from fastdet.data.loader import Loader
@@ -398,3 +400,28 @@ def test_draft_decodes_less_and_moves_the_boxes(tmp_path):
     short = dataclasses.replace(data.pictures[0], width=1002)
     with pytest.raises(DataError, match=r"a.jpg: is 1001 x 802 pixels, the annotations say 1002 x 802"):
         read_picture(short, (200, 200))
+
+
+def test_a_data_set_with_all_kinds_of_broken_pictures(tmp_path):
+    """The epoch is whole, each broken file is named with its reason, no batch has an empty place."""
+    reasons = write_broken(tmp_path / "images")
+    del reasons["loop.jpg"]  # the reader refuses a path that leads nowhere, and follows links
+    reasons["missing.jpg"] = reasons.pop("gone.jpg")
+    names = [f"{number}.png" for number in range(7)]
+    for number, name in enumerate(names):
+        Image.fromarray(pattern(48, 64, number)).save(tmp_path / "images" / name)
+    names = sorted([*names, *reasons])  # broken ones side by side, and between whole ones
+    images = [{"id": i, "file_name": name, "height": 48, "width": 64} for i, name in enumerate(names)]
+    row = {"iscrowd": 0, "category_id": 1, "bbox": [5, 5, 30, 20], "area": 600}
+    rows = [{"id": i, "image_id": i, **row} for i in range(len(names))]
+    content = {"images": images, "annotations": rows, "categories": [{"id": 1, "name": "disc"}]}
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations/train.json").write_text(json.dumps(content))
+    with loader_of(tmp_path, on_error="skip", workers=2, batch_size=1) as loader:
+        given = list(loader)
+    assert len(given) == len(names)
+    found = {path.name: reason for path, reason in loader.bad_pictures.items()}
+    assert found.keys() == reasons.keys() and all(reasons[name] in reason for name, reason in found.items())
+    assert loader.replaced == sum(batch.replaced for batch in given) >= len(reasons)
+    shown = {names[index] for batch in given for index in batch.indices}
+    assert not shown & reasons.keys() and all(batch.images.std() > 1 for batch in given)

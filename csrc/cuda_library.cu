@@ -126,6 +126,7 @@ const CudaTable table = {
     launcher<SoftNmsParams, soft_nms_cuda>,
     launcher<RotatedBoxIouParams, rotated_box_iou_cuda>,
     launcher<ComposeParams, compose_cuda>,
+    launcher<RotatedMulticlassParams, rotated_multiclass_cuda>,
 };
 
 }  // namespace

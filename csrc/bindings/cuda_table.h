@@ -28,6 +28,7 @@ struct ComposeParams;
 struct SoftNmsParams;
 struct MatrixNmsParams;
 struct RotatedBoxIouParams;
+struct RotatedMulticlassParams;
 
 struct CudaTable {
   static constexpr std::uint32_t kAbi = 1;
@@ -74,6 +75,7 @@ struct CudaTable {
   Launcher<SoftNmsParams> soft_nms;
   Launcher<RotatedBoxIouParams> rotated_box_iou;
   Launcher<ComposeParams> compose;
+  Launcher<RotatedMulticlassParams> rotated_multiclass;
 };
 
 }  // namespace fastdet

@@ -56,6 +56,17 @@ inline SelectionTask selection_task(const CandidateRule& rule, const SelectionLa
           rows};
 }
 
+// The part of a Source that reads dense scores [B, N, C], any strides.
+template <typename TScore>
+struct ScoreColumns {
+  TensorView scores;
+
+  FD_D std::uint32_t column_key(const SelectionTask&, std::int64_t image, std::int64_t anchor, std::int64_t column) const {
+    const std::int64_t at = image * scores.stride[0] + anchor * scores.stride[1] + column * scores.stride[2];
+    return score_key(to_float(scores.as<const TScore>()[at]));
+  }
+};
+
 // Score key of a candidate, 0 when it does not pass the threshold or its box is not finite.
 template <typename Source>
 FD_D std::uint32_t candidate_score_key(const SelectionTask& task, const Source& source, std::int64_t image, std::int64_t number) {

@@ -3,7 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
+
+from fastdet.ops._backend import Op
+from fastdet.testing.ops import VARIANTS, Case
 
 BAD = (np.nan, np.inf, -np.inf)
 
@@ -57,6 +63,45 @@ def plain(n, seed=0, size=300.0, kind="plain", ties=0):
 def classes(n, count, seed=0, dtype=np.int64):
     """(n,) class ids that are no small numbers."""
     return ((np.random.default_rng(seed + 1).integers(0, count, n) - 1) * 10**6).astype(dtype)
+
+
+PICTURES = {
+    "empty": {"n": 0},
+    "one": {"n": 1},
+    "two": {"n": 2},
+    "prime": {"n": 127},
+    "non-finite": {"n": 100, "kind": "bad"},
+    "tiny": {"n": 100, "kind": "tiny"},
+    "far": {"n": 150, "kind": "far"},
+    "groups": {"n": 300, "groups": 4},
+    "groups-int32": {"n": 150, "groups": 3, "dtype": np.int32, "ties": 3},
+    "groups-many": {"n": 200, "groups": 150},
+    "groups-empty": {"n": 0, "groups": 3},
+}
+"""What every operator on scored boxes meets; each adds its own."""
+ESSENTIAL = ("numpy-plain", "torch-float16", "cuda-forward", "cuda-reverse", "cuda-shuffled")
+LAYOUTS_TOO = tuple(f"-{name}" for name in ("prime", "empty", "ties", "groups", "degenerate"))
+
+
+def cases_of(
+    op: Op, problem: Callable[..., Any], settings: dict[str, dict[str, Any]], forms: list[tuple]
+) -> list[Case]:
+    """Every setting in every form: ``problem(*form, **setting)`` returns arguments, boxes and scores first."""
+    return [
+        Case(
+            "-".join([*form, name]),
+            op,
+            lambda form=form, options=options: problem(*form, **options),
+            floats=(0, 1),
+        )
+        for name, options in settings.items()
+        for form in forms
+    ]
+
+
+def presented(cases: list[Case], thorough: tuple[str, ...] = LAYOUTS_TOO) -> list[tuple[Case, str]]:
+    """Cases with the variants that decide, those that end as ``thorough`` says with all."""
+    return [(c, v) for c in cases for v in VARIANTS if v in ESSENTIAL or c.name.endswith(thorough)]
 
 
 def corners_of(box):

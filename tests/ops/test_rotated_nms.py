@@ -1,22 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rotated NMS: the case table, the polygon IoU against clipping in float64, and properties."""
+"""Rotated NMS, of one picture and of batches: case tables, the polygon IoU against clipping in float64, properties."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scored_boxes import classes, clipped_overlap, plain, rotated
+from scored_boxes import PICTURES, cases_of, classes, clipped_overlap, plain, presented, rotated
 
 from fastdet import ops
 from fastdet.ops.rotated_nms import _Gaussians, _Polygons
-from fastdet.testing.ops import VARIANTS, Case, check, check_torch
+from fastdet.testing.ops import check, check_torch
 
 MEASURES, SEMANTICS = ("polygon", "probiou"), ("greedy", "fast")
 
 
-def problem(n, measure, semantics, threshold=0.4, groups=0, degrees=False, dtype=np.int64, **kw):
+def problem(measure, semantics, n, threshold=0.4, groups=0, degrees=False, dtype=np.int64, **kw):
     boxes, scores = rotated(n, **kw)
     if degrees:
         boxes[:, 4] *= np.float32(180 / np.pi)
@@ -25,10 +28,7 @@ def problem(n, measure, semantics, threshold=0.4, groups=0, degrees=False, dtype
 
 
 SETTINGS = {
-    "empty": {"n": 0},
-    "one": {"n": 1},
-    "two": {"n": 2},
-    "prime": {"n": 127},
+    **PICTURES,
     "chunk": {"n": 128, "seed": 3, "threshold": 0.2},
     "many": {"n": 700, "seed": 1, "size": 600.0},
     "ties": {"n": 300, "ties": 4},
@@ -36,7 +36,6 @@ SETTINGS = {
     "threshold-0": {"n": 100, "threshold": 0.0},
     "threshold-1": {"n": 100, "threshold": 1.0},
     "threshold-0.999": {"n": 100, "threshold": 0.999, "kind": "same"},
-    "non-finite": {"n": 100, "kind": "bad"},
     "degenerate": {"n": 120, "kind": "degenerate", "threshold": 0.1},
     "degenerate-0": {"n": 60, "kind": "degenerate", "threshold": 0.0},
     "lattice": {"n": 150, "kind": "lattice", "threshold": 0.5},
@@ -45,40 +44,88 @@ SETTINGS = {
     "thin": {"n": 150, "kind": "thin", "threshold": 0.2},
     "tiny": {"n": 100, "kind": "tiny", "threshold": 0.7},
     "huge": {"n": 100, "kind": "huge", "threshold": 0.1},
-    "far": {"n": 150, "kind": "far"},
     "degrees": {"n": 150, "degrees": True},
-    "groups": {"n": 300, "groups": 4},
-    "groups-int32": {"n": 150, "groups": 3, "dtype": np.int32, "ties": 3},
-    "groups-many": {"n": 200, "groups": 150},
-    "groups-empty": {"n": 0, "groups": 3},
 }
-CASES = [
-    Case(
-        f"{measure}-{semantics}-{name}",
-        ops.ROTATED_NMS,
-        lambda measure=measure, semantics=semantics, options=options: problem(
-            measure=measure, semantics=semantics, **options
-        ),
-        floats=(0, 1),
+FORMS = [(measure, semantics) for measure in MEASURES for semantics in SEMANTICS]
+CASES = cases_of(ops.ROTATED_NMS, problem, SETTINGS, FORMS)
+
+
+def batch(
+    measure, semantics, b, n, c, score=0.25, threshold=0.4, max_det=300, most=30000, agnostic=False, multi=False,
+    degrees=False, levels=0, **kw
+):  # fmt: skip
+    rng = np.random.default_rng(kw.get("seed", 0))
+    boxes = np.stack([rotated(n, **{**kw, "seed": i})[0] for i in range(b)]) if b else np.zeros((0, n, 5), np.float32)
+    if degrees:
+        boxes[..., 4] *= np.float32(180 / np.pi)
+    scores = rng.random((b, n, c)) ** 2
+    if levels:
+        scores = np.round(scores * levels) / levels
+    if kw.get("kind") == "bad":
+        scores[:, ::5] = rng.choice([np.nan, np.inf, -np.inf, 0.9], scores[:, ::5].shape)
+    return (
+        boxes,
+        scores.astype(np.float32),
+        score,
+        threshold,
+        max_det,
+        most,
+        agnostic,
+        multi,
+        measure,
+        semantics,
+        degrees,
     )
-    for name, options in SETTINGS.items()
-    for measure in MEASURES
-    for semantics in SEMANTICS
+
+
+BATCHES = {
+    "no-images": {"b": 0, "n": 7, "c": 3},
+    "no-boxes": {"b": 2, "n": 0, "c": 3},
+    "no-classes": {"b": 2, "n": 7, "c": 0},
+    "one": {"b": 1, "n": 1, "c": 1, "score": 0.0},
+    "prime": {"b": 2, "n": 127, "c": 3, "max_det": 31},
+    "multi": {"b": 2, "n": 90, "c": 4, "multi": True, "max_det": 50},
+    "multi-cut": {"b": 2, "n": 90, "c": 4, "multi": True, "most": 100, "levels": 5},
+    "agnostic": {"b": 2, "n": 130, "c": 3, "agnostic": True},
+    "agnostic-multi": {"b": 1, "n": 80, "c": 3, "agnostic": True, "multi": True},
+    "cut": {"b": 3, "n": 200, "c": 2, "most": 40},
+    "cut-to-0": {"b": 1, "n": 20, "c": 2, "most": 0},
+    "no-rows": {"b": 2, "n": 20, "c": 2, "max_det": 0},
+    "few-rows": {"b": 2, "n": 300, "c": 1, "max_det": 5, "threshold": 0.9},
+    "ties": {"b": 2, "n": 120, "c": 3, "levels": 3, "max_det": 40},
+    "all-ties": {"b": 1, "n": 60, "c": 2, "levels": 1, "kind": "same", "score": -1.0},
+    "every-score": {"b": 1, "n": 70, "c": 2, "score": float("-inf"), "multi": True},
+    "nothing": {"b": 2, "n": 50, "c": 2, "score": 1.0},
+    "non-finite": {"b": 2, "n": 100, "c": 3, "kind": "bad", "multi": True},
+    "degenerate": {"b": 1, "n": 100, "c": 2, "kind": "degenerate", "threshold": 0.0},
+    "lattice": {"b": 1, "n": 120, "c": 2, "kind": "lattice", "threshold": 0.5},
+    "tiny": {"b": 1, "n": 80, "c": 2, "kind": "tiny"},
+    "degrees": {"b": 2, "n": 90, "c": 2, "degrees": True},
+    "runs": {"b": 1, "n": 1100, "c": 2, "multi": True, "score": 0.0, "size": 900.0, "max_det": 600},
+}
+BATCH_CASES = [
+    replace(case, batch=((0, 0), (1, 0))) for case in cases_of(ops.ROTATED_MULTICLASS_NMS, batch, BATCHES, FORMS)
 ]
-ESSENTIAL = ("numpy-plain", "torch-float16", "cuda-forward", "cuda-reverse", "cuda-shuffled")
 
 
-LAYOUTS_TOO = tuple(f"-{name}" for name in ("prime", "empty", "ties", "groups", "degenerate"))
-TABLE = [(c, v) for c in CASES for v in VARIANTS if v in ESSENTIAL or c.name.endswith(LAYOUTS_TOO)]
-
-
-@pytest.mark.parametrize(("case", "variant"), TABLE, ids=str)
+@pytest.mark.parametrize(("case", "variant"), presented(CASES), ids=str)
 def test_case(case, variant):
     check(case, variant)
 
 
+@pytest.mark.parametrize(("case", "variant"), presented(BATCH_CASES, ("-prime",)), ids=str)
+def test_batch(case, variant):
+    check(case, variant)
+
+
 @pytest.mark.parametrize(
-    "case", [c for c in CASES if c.name in ("polygon-greedy-prime", "probiou-fast-groups")], ids=str
+    "case",
+    [
+        c
+        for c in (*CASES, *BATCH_CASES)
+        if c.name in ("polygon-greedy-prime", "probiou-fast-groups", "probiou-fast-multi")
+    ],
+    ids=str,
 )
 def test_torch_library(case):
     check_torch(case)
@@ -177,6 +224,54 @@ def test_classes_do_not_compete(measure, semantics):
     np.testing.assert_array_equal(ops.rotated_nms(boxes, scores, 0.2, idxs=idxs, **options), expected)
 
 
+@settings(max_examples=30)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    measure=st.sampled_from(MEASURES),
+    semantics=st.sampled_from(SEMANTICS),
+    multi=st.booleans(),
+    agnostic=st.booleans(),
+    levels=st.sampled_from([0, 4]),
+)
+def test_a_batch_is_one_picture_after_the_other(seed, measure, semantics, multi, agnostic, levels):
+    """Each picture by itself is ``rotated_nms`` of its candidates above the threshold, with their classes."""
+    boxes, scores, *_ = batch(measure, semantics, 2, 40, 3, levels=levels, seed=seed)
+    words = {"measure": measure, "semantics": semantics}
+    kept = ops.rotated_multiclass_nms(
+        boxes, scores, score_threshold=0.2, iou_threshold=0.3, class_agnostic=agnostic, multi_label=multi, **words
+    )
+    for b in range(2):
+        if multi:
+            anchor, label = (a.ravel() for a in np.indices(scores[b].shape))
+        else:
+            anchor, label = np.arange(40), scores[b].argmax(1)
+        score = scores[b][anchor, label]
+        above = score > np.float32(0.2)
+        anchor, label, score = anchor[above], label[above], score[above]
+        keep = ops.rotated_nms(boxes[b, anchor], score, 0.3, idxs=None if agnostic else label, **words)
+        n = int(kept.count[b])
+        np.testing.assert_array_equal(kept.index[b, :n], anchor[keep])
+        np.testing.assert_array_equal(kept.labels[b, :n], label[keep])
+        np.testing.assert_array_equal(kept.scores[b, :n], score[keep])
+        np.testing.assert_array_equal(kept.boxes[b, :n], boxes[b, anchor[keep]])
+        assert (kept.index[b, n:] == -1).all() and (kept.labels[b, n:] == -1).all()
+        assert (kept.boxes[b, n:] == 0).all() and (kept.scores[b, n:] == 0).all()
+
+
+def test_the_batch_form_does_not_wait_and_has_no_gradient():
+    boxes, scores = (torch.from_numpy(a) for a in batch("polygon", "greedy", 2, 20, 3)[:2])
+    kept = ops.rotated_multiclass_nms(boxes.to("meta"), scores.to("meta"), max_det=9)
+    assert [tuple(a.shape) for a in kept] == [(2, 9, 5), (2, 9), (2, 9), (2, 9), (2,)]
+    with pytest.raises(ValueError, match="rotated_multiclass_nms: has no gradient"):
+        ops.rotated_multiclass_nms(boxes.requires_grad_(), scores)
+
+
+def test_more_images_than_a_grid_is_high():
+    boxes, scores = np.zeros((65_537, 1, 5), np.float32), np.ones((65_537, 1, 1), np.float32)
+    kept = ops.rotated_multiclass_nms(boxes + 2, scores, max_det=1)
+    assert (kept.count == 1).all() and (kept.boxes == 2).all()
+
+
 def test_chains_tell_the_semantics_apart():
     """Each box overlaps the next one only: greedy keeps every second, fast the first alone."""
     boxes = np.array([[10 * i, 0, 20, 10, 0] for i in range(5)], np.float32)
@@ -206,6 +301,33 @@ WRONG = [
     ((BOXES, SCORES, 0.5), {"semantics": "slow"}, ValueError, "semantics must be one of greedy, fast, got slow"),
     ((BOXES, SCORES, 0.5), {"angle_unit": "turns"}, ValueError, "angle_unit must be radians or degrees"),
 ]
+
+
+BATCH, TABLES = (np.stack([a, a]) for a in (BOXES, np.stack([SCORES] * 3, 1)))
+WRONG_BATCH = [
+    ((BOXES, TABLES), {}, ValueError, "boxes must have 3 dimensions"),
+    ((BATCH[..., :4], TABLES), {}, ValueError, r"rotated_multiclass_nms: boxes must be \(B, N, 5\), got \(2, 6, 4\)"),
+    ((BATCH[:, :5].transpose(0, 2, 1)[..., :4], TABLES), {}, ValueError, "did you mean boxes.transpose"),
+    ((BATCH, TABLES[:, :5]), {}, ValueError, r"scores must be \(B, N, C\) .* got \(2, 5, 3\)"),
+    ((BATCH, TABLES), {"iou_threshold": -0.5}, ValueError, r"iou_threshold must lie in \[0, 1\], got -0.5"),
+    ((BATCH, TABLES), {"score_threshold": float("nan")}, ValueError, "score_threshold must be a number, got nan"),
+    ((BATCH, TABLES), {"max_det": -1}, ValueError, "max_det must be at least 0, got -1"),
+    ((BATCH, TABLES), {"max_candidates": -1}, ValueError, "max_candidates must be at least 0, got -1"),
+    ((BATCH.astype(np.float64), TABLES), {}, TypeError, "boxes must be float32, .* got float64"),
+    ((BATCH, TABLES), {"measure": "iou"}, ValueError, "measure must be one of polygon, probiou, got iou"),
+    (
+        (BATCH, TABLES),
+        {"angle_unit": "turns"},
+        ValueError,
+        "rotated_multiclass_nms: angle_unit must be radians or degrees",
+    ),
+]
+
+
+@pytest.mark.parametrize(("args", "options", "error", "message"), WRONG_BATCH)
+def test_wrong_batches(args, options, error, message):
+    with pytest.raises(error, match=message):
+        ops.rotated_multiclass_nms(*args, **options)
 
 
 @pytest.mark.parametrize(("args", "options", "error", "message"), WRONG)

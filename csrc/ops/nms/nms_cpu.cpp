@@ -3,11 +3,12 @@
 #include <algorithm>
 #include <functional>
 
+#include "core/dispatch.h"
 #include "core/parallel.h"
+#include "core/score_columns.h"
 #include "core/suppression.h"
 #include "ops/nms/nms.h"
 #include "ops/nms/nms_math.h"
-#include "ops/nms/nms_select.h"
 
 namespace fastdet {
 namespace {
@@ -38,9 +39,20 @@ struct Slices {
   KeptList kept;
 };
 
+std::int64_t collect(const NmsParams& p, const CandidateRule& rule, std::int64_t image, const Slices& slices) {
+  dispatch_float(p.boxes.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    const T* first = p.boxes.as<const T>() + image * p.boxes.stride[0];
+    for (std::int64_t n = 0; n < p.anchors(); ++n) {
+      slices.labels[n] = box_finite(load_box(first + n * p.boxes.stride[1], p.boxes.stride[2])) ? 1 : 0;
+    }
+  });
+  return collect_candidates(rule, p.scores, image, p.score_threshold, slices.keys, slices.labels);
+}
+
 void suppress_image(const NmsParams& p, const CandidateRule& rule, std::int64_t image, char* memory) {
   Slices slices(Layout(p), memory);
-  const std::int64_t count = nms_collect(p, image, slices.keys, slices.labels);
+  const std::int64_t count = collect(p, rule, image, slices);
   Walk walk(rule, p.boxes, image, slices.labels, slices.kept, slices.kept_keys);
   walk.visit_best(slices.keys, count);
   walk.write(p.out);
@@ -50,7 +62,7 @@ void suppress_image(const NmsParams& p, const CandidateRule& rule, std::int64_t 
 void suppress_groups(const NmsParams& p, char* memory) {
   Slices slices(Layout(p), memory);
   const CandidateRule rule = p.rule();
-  const std::int64_t count = nms_collect(p, 0, slices.keys, slices.labels);
+  const std::int64_t count = collect(p, rule, 0, slices);
   const auto group_of = [&](std::uint64_t key) { return load_group(p.groups, 0, candidate_number(key)); };
   std::sort(slices.keys, slices.keys + count, [&](std::uint64_t a, std::uint64_t b) {
     const std::int64_t group_a = group_of(a), group_b = group_of(b);

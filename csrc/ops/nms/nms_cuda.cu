@@ -15,7 +15,7 @@ void suppress(const NmsParams& p, Stream stream) {
     if (p.selected() > 0) {
       dispatch_float(p.scores.dtype, [&](auto score_tag) {
         using TScore = typename decltype(score_tag)::type;
-        const NmsSource<TBox, TScore> source{boxes, p.scores};
+        const NmsSource<TBox, TScore> source{boxes, {p.scores}};
         const std::int64_t blocks = ceil_div(task.layout.anchors, kSelectionThreads);
         FD_LAUNCH((selection_prepare_kernel<NmsSource<TBox, TScore>>), Dim3(blocks > 0 ? blocks : 1, p.images()),
                   kSelectionThreads, 0, stream, task, source);

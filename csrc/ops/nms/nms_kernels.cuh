@@ -22,13 +22,7 @@ struct NmsBoxes {
 };
 
 template <typename TBox, typename TScore>
-struct NmsSource : NmsBoxes<TBox> {
-  TensorView scores;
-
-  FD_D std::uint32_t column_key(const SelectionTask&, std::int64_t image, std::int64_t anchor, std::int64_t column) const {
-    const std::int64_t at = image * scores.stride[0] + anchor * scores.stride[1] + column * scores.stride[2];
-    return score_key(to_float(scores.as<const TScore>()[at]));
-  }
+struct NmsSource : NmsBoxes<TBox>, ScoreColumns<TScore> {
   FD_D bool usable(const SelectionTask& task, std::int64_t image, std::int64_t anchor) const {
     return box_finite(this->box(task, image, anchor));
   }

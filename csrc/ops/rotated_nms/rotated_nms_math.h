@@ -31,6 +31,12 @@ inline RotatedRule rotated_rule(double threshold, bool degrees) {
   return {round_down(threshold), 4.0f * (limit * 1.001f + 0.001f), iou_form<float>(rules), degrees};
 }
 
+// Box `anchor` of boxes [B, N, 5], and whether it may be a candidate: finite, and an angle that has a sine.
+FD_HD void rotated_row(const TensorView& boxes, std::int64_t image, std::int64_t anchor, float (&numbers)[5]) {
+  load_row<float>(boxes, image * boxes.stride[0] + anchor * boxes.stride[1], boxes.stride[2], numbers);
+}
+FD_HD bool rotated_usable(const float (&v)[5]) { return box_finite(RotatedBoxOf<float>{v[0], v[1], v[2], v[3], v[4]}); }
+
 using Polygon = PolygonOf<float>;
 
 // The IoU of the polygons. An empty box (a side not above 0) has nothing in common with any.
@@ -58,8 +64,8 @@ struct PolygonMeasure {
 
   // The walk's words, see core/suppression_kernels.cuh.
   template <typename Source, typename Task>
-  FD_HD Polygon load(const Source& source, const Task&, std::int64_t, std::int64_t anchor) const {
-    return source.items[anchor];
+  FD_HD Polygon load(const Source&, const Task& task, std::int64_t image, std::int64_t anchor) const {
+    return task.template part<Polygon>(image, task.layout.extra_at())[anchor];
   }
   FD_HD Polygon item(const Polygon& kept) const { return kept; }
   FD_HD Box corners(const Polygon&) const { return {0.0f, 0.0f, 0.0f, 0.0f}; }
@@ -105,8 +111,8 @@ struct GaussianMeasure {
   FD_HD static float reach(const ReachingGaussian& item) { return item.reach; }
 
   template <typename Source, typename Task>
-  FD_HD ReachingGaussian load(const Source& source, const Task&, std::int64_t, std::int64_t anchor) const {
-    return source.items[anchor];
+  FD_HD ReachingGaussian load(const Source&, const Task& task, std::int64_t image, std::int64_t anchor) const {
+    return task.template part<ReachingGaussian>(image, task.layout.extra_at())[anchor];
   }
   FD_HD ReachingGaussian item(const ReachingGaussian& kept) const { return kept; }
   FD_HD Box corners(const ReachingGaussian&) const { return {0.0f, 0.0f, 0.0f, 0.0f}; }

@@ -118,7 +118,14 @@ from fastdet.ops.rep_conv import (
     rep_conv2d_reference,
 )
 from fastdet.ops.rotated_box_iou import ROTATED_BOX_IOU, rotated_box_iou, rotated_box_iou_reference
-from fastdet.ops.rotated_nms import ROTATED_NMS, rotated_nms, rotated_nms_reference
+from fastdet.ops.rotated_nms import (
+    ROTATED_MULTICLASS_NMS,
+    ROTATED_NMS,
+    rotated_multiclass_nms,
+    rotated_multiclass_nms_reference,
+    rotated_nms,
+    rotated_nms_reference,
+)
 from fastdet.ops.sim_ota import (
     SIM_OTA_ASSIGN,
     SIM_OTA_COST,
@@ -174,6 +181,7 @@ OPS = (
     SIM_OTA_COST,
     ROTATED_BOX_IOU,
     ROTATED_NMS,
+    ROTATED_MULTICLASS_NMS,
     SOFT_NMS,
     MATRIX_NMS,
 )
@@ -265,6 +273,8 @@ __all__ = [
     "rep_conv2d_reference",
     "rotated_box_iou",
     "rotated_box_iou_reference",
+    "rotated_multiclass_nms",
+    "rotated_multiclass_nms_reference",
     "rotated_nms",
     "rotated_nms_reference",
     "sim_ota_assign",

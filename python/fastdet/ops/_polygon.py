@@ -12,6 +12,13 @@ from fastdet.ops._numeric import sin_cos_exact
 RADIANS = 0.017453292519943295  # in a degree
 
 
+def in_degrees(op: str, angle_unit: str) -> bool:
+    """Whether a word for the unit of angles says degrees."""
+    if angle_unit not in ("radians", "degrees"):
+        raise ValueError(f"{op}: angle_unit must be radians or degrees, got {angle_unit!r}")
+    return angle_unit == "degrees"
+
+
 def angles_of(boxes: np.ndarray, degrees: bool) -> np.ndarray:
     """The angles of boxes (..., 5) in radians, float64."""
     angle = boxes[..., 4].astype(np.float64)

@@ -9,12 +9,13 @@ import numpy as np
 
 from fastdet import _core
 from fastdet.ops._backend import Op
+from fastdet.ops._multiclass import fake_kept, multiclass_reference
 
 
 class Kept(NamedTuple):
     """What suppression leaves of a batch. Rows past ``count`` hold 0, label and index -1."""
 
-    boxes: Any  # (B, D, 4) float32, x1 y1 x2 y2
+    boxes: Any  # (B, D, 4) float32, x1 y1 x2 y2; (B, D, 5) of rotated boxes
     scores: Any  # (B, D) float32
     labels: Any  # (B, D) int32
     index: Any  # (B, D) int32, into N
@@ -142,30 +143,16 @@ def multiclass_nms_reference(
     measure: str = "iou",
 ) -> tuple[np.ndarray, ...]:
     """The rule of ``multiclass_nms`` in NumPy; the fields of ``Kept`` in order."""
-    images, columns = len(boxes), scores.shape[2]
-    out_boxes = np.zeros((images, max_det, 4), np.float32)
-    out_scores = np.zeros((images, max_det), np.float32)
-    out_labels = np.full((images, max_det), -1, np.int32)
-    out_index = np.full((images, max_det), -1, np.int32)
-    count = np.zeros(images, np.int32)
-    for b in range(images):
-        table = np.where(np.isfinite(scores[b]), scores[b].astype(np.float32), -np.inf)
-        if multi_label:
-            anchor, label = (a.ravel() for a in np.indices(table.shape))
-        else:
-            anchor = np.arange(len(table) if columns else 0)
-            label = table.argmax(1) if columns else anchor
-        score = table[anchor, label]
-        above = (score.astype(np.float64) > score_threshold) & np.isfinite(boxes[b, anchor]).all(1)
-        anchor, label, score = anchor[above], label[above], score[above]
-        best = np.argsort(-score, kind="stable")[:max_candidates]
-        anchor, label, score = anchor[best], label[best], score[best]
-        group = np.zeros_like(label) if class_agnostic else label
-        keep = _greedy(boxes[b, anchor], score, group, iou_threshold, measure)[:max_det]
-        count[b] = n = len(keep)
-        out_boxes[b, :n] = boxes[b, anchor[keep]]
-        out_scores[b, :n], out_labels[b, :n], out_index[b, :n] = score[keep], label[keep], anchor[keep]
-    return out_boxes, out_scores, out_labels, out_index, count
+    return multiclass_reference(
+        boxes,
+        scores,
+        score_threshold,
+        max_det,
+        max_candidates,
+        class_agnostic,
+        multi_label,
+        lambda b, s, groups: _greedy(b, s, groups, iou_threshold, measure),
+    )
 
 
 def _greedy(
@@ -227,21 +214,6 @@ def _fake_index(boxes: Any, *_: Any) -> Any:
     return boxes.new_empty((torch.library.get_ctx().new_dynamic_size(),), dtype=torch.int64)
 
 
-def _fake_kept(
-    boxes: Any, scores: Any, score_threshold: float, iou_threshold: float, max_det: int, *_: Any
-) -> tuple[Any, ...]:
-    import torch
-
-    b = boxes.shape[0]
-    return (
-        boxes.new_empty((b, max_det, 4), dtype=torch.float32),
-        boxes.new_empty((b, max_det), dtype=torch.float32),
-        boxes.new_empty((b, max_det), dtype=torch.int32),
-        boxes.new_empty((b, max_det), dtype=torch.int32),
-        boxes.new_empty((b,), dtype=torch.int32),
-    )
-
-
 NMS = Op(
     name="nms",
     schema="(Tensor boxes, Tensor scores, float iou_threshold, str measure='iou') -> Tensor",
@@ -264,5 +236,5 @@ MULTICLASS_NMS = Op(
     "bool class_agnostic, bool multi_label, str measure='iou') -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     native=_native_multiclass_nms,
     reference=multiclass_nms_reference,
-    fake=_fake_kept,
+    fake=fake_kept,
 )

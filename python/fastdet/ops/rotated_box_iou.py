@@ -10,7 +10,7 @@ import numpy as np
 from fastdet import _core
 from fastdet.ops._backend import Op
 from fastdet.ops._iou import Rules, arithmetic, over_leading, similarity
-from fastdet.ops._polygon import Polygons, angles_of, circles_touch, overlap, polygons_of
+from fastdet.ops._polygon import Polygons, angles_of, circles_touch, in_degrees, overlap, polygons_of
 
 _GAUSSIAN = Rules("probiou", "cxcywha", 1e-7)
 
@@ -57,9 +57,7 @@ def rotated_box_iou(
     Cost: one pass; memory for the result only. Rectangles whose circumscribed circles do not touch are not looked at
     further. The same bits on every backend.
     """
-    if angle_unit not in ("radians", "degrees"):
-        raise ValueError(f"rotated_box_iou: angle_unit must be radians or degrees, got {angle_unit!r}")
-    words = (str(measure), str(mode), bool(aligned), angle_unit == "degrees")
+    words = (str(measure), str(mode), bool(aligned), in_degrees("rotated_box_iou", angle_unit))
     return over_leading("rotated_box_iou", lambda a, b: ROTATED_BOX_IOU(a, b, *words), boxes1, boxes2)
 
 

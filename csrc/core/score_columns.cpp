@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "ops/nms/nms_select.h"
+#include "core/score_columns.h"
 
 #include <algorithm>
 
 #include "core/dispatch.h"
-#include "ops/nms/nms_math.h"
 
 namespace fastdet {
 namespace {
@@ -21,27 +20,14 @@ FD_HD void keys_of(const T* scores, std::int64_t stride, std::int64_t count, std
   }
 }
 
-// One image. labels[anchor] is 1 where the box is finite until a label takes the place.
+// One image. labels[anchor] is 1 where the box may be a candidate until a label takes the place.
 struct Scan {
-  const TensorView* boxes;
   const TensorView* scores;
-  std::int64_t image, anchors, columns;
+  std::int64_t anchors, columns;
   std::uint32_t threshold;
   std::uint64_t* keys;
   std::int32_t* labels;
 };
-
-// finite[anchor] = 1 where the box may be a candidate.
-void mark_finite(const Scan& scan, std::int32_t* finite) {
-  const TensorView& boxes = *scan.boxes;
-  dispatch_float(boxes.dtype, [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    const T* first = boxes.as<const T>() + scan.image * boxes.stride[0];
-    for (std::int64_t n = 0; n < scan.anchors; ++n) {
-      finite[n] = box_finite(load_box(first + n * boxes.stride[1], boxes.stride[2])) ? 1 : 0;
-    }
-  });
-}
 
 // Appends the keys of one tile that pass: anchor + j * anchor_step is the anchor of element j, its number advances by
 // number_step.
@@ -133,13 +119,13 @@ FD_TARGET_CLONES std::int64_t collect_best(const Scan& scan, const T* scores) {
 
 }  // namespace
 
-std::int64_t nms_collect(const NmsParams& p, std::int64_t image, std::uint64_t* keys, std::int32_t* labels) {
-  const Scan scan{&p.boxes, &p.scores, image, p.anchors(), p.columns(), threshold_key(p.score_threshold), keys, labels};
-  mark_finite(scan, labels);
-  return dispatch_float(p.scores.dtype, [&](auto tag) {
+std::int64_t collect_candidates(const CandidateRule& rule, const TensorView& scores, std::int64_t image, double score_threshold,
+                                std::uint64_t* keys, std::int32_t* labels) {
+  const Scan scan{&scores, rule.anchors, rule.columns, threshold_key(score_threshold), keys, labels};
+  return dispatch_float(scores.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    const T* scores = p.scores.as<const T>() + image * p.scores.stride[0];
-    return p.multi_label ? collect_pairs(scan, scores) : collect_best(scan, scores);
+    const T* first = scores.as<const T>() + image * scores.stride[0];
+    return rule.multi_label ? collect_pairs(scan, first) : collect_best(scan, first);
   });
 }
 

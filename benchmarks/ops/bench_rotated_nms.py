@@ -79,24 +79,31 @@ def torch_batch(boxes: torch.Tensor, scores: torch.Tensor, score_threshold: floa
     return kept
 
 
-def agree_each(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> bool:
-    return all(agree(a, b) for a, b in zip(ours, theirs))
+def agree_each(ours: ops.Kept, theirs: list[torch.Tensor]) -> bool:
+    return all(agree(index[:n], kept) for index, n, kept in zip(ours.index, ours.count.tolist(), theirs))
+
+
+def run_batch(benchmark, device: str) -> None:
+    """A head's 21504 boxes of 15 classes (1024 x 1024), 8 pictures, some 2000 candidates each."""
+    n, pictures = (21504, 8) if benchmark.enabled else (300, 2)
+    boxes = torch.stack([candidates(n, seed=i)[0] for i in range(pictures)]).to(device)
+    scores = (torch.rand(pictures, n, 15, generator=torch.Generator().manual_seed(0)) ** 200).to(device)
+    words = {"iou_threshold": THRESHOLD, "measure": "probiou", "semantics": "fast"}
+    contenders = {
+        "fastdet": lambda: ops.rotated_multiclass_nms(boxes, scores, score_threshold=0.25, **words),
+        "torch": lambda: torch_batch(boxes, scores, 0.25, 300),
+    }
+    name = f"{pictures} pictures of {n} rotated boxes, 15 classes, probabilistic IoU 0.7, fast"
+    compare(benchmark, "rotated_nms", name, contenders, same=agree_each, rounds=10, device=device, eager=("torch",))
 
 
 def bench_rotated_multiclass_nms(benchmark):
-    """A head's 21504 boxes of 15 classes (1024 x 1024), 8 pictures, some 2000 candidates each."""
-    n, pictures = (21504, 8) if benchmark.enabled else (300, 2)
-    boxes = torch.stack([candidates(n, seed=i)[0] for i in range(pictures)])
-    scores = torch.rand(pictures, n, 15, generator=torch.Generator().manual_seed(0)) ** 200
-    words = {"iou_threshold": THRESHOLD, "measure": "probiou", "semantics": "fast"}
+    run_batch(benchmark, "cpu")
 
-    def ours() -> list[torch.Tensor]:
-        kept = ops.rotated_multiclass_nms(boxes, scores, score_threshold=0.25, **words)
-        return [index[:count].long() for index, count in zip(kept.index, kept.count.tolist())]
 
-    contenders = {"fastdet": ours, "torch": lambda: torch_batch(boxes, scores, 0.25, 300)}
-    name = f"{pictures} pictures of {n} rotated boxes, 15 classes, probabilistic IoU 0.7, fast"
-    compare(benchmark, "rotated_nms", name, contenders, same=agree_each, rounds=10)
+@needs_cuda
+def bench_rotated_multiclass_nms_cuda(benchmark):
+    run_batch(benchmark, "cuda")
 
 
 def bench_rotated_nms_forms(benchmark):

@@ -110,6 +110,9 @@ class _Process:
         code = 1  # of one that ended before it had read what it was to do
         if self.process.pid is not None:
             self.process.join(PATIENCE)
+            if self.process.exitcode is None:  # it does not answer and does not end
+                self.process.kill()
+                self.process.join(PATIENCE)
             code = self.process.exitcode
         how = f"was ended by signal {-code}" if code is not None and code < 0 else f"ended with exit code {code}"
         who = f"Loader: {self.name} (process {self.process.pid}) {how}"

@@ -224,12 +224,12 @@ def test_reference_is_the_recipe_in_opencv(projective):
 # ---- the same from every path ----
 
 
-@pytest.fixture(params=["scalar", "avx2"])
+@pytest.fixture(params=["scalar", "avx2", "avx512"])
 def isa(request):
     """Each instruction set that this machine has, by forbidding the better ones."""
     _core.compose_limit_isa(request.param)
     yield request.param
-    _core.compose_limit_isa("avx2")
+    _core.compose_limit_isa("avx512")
 
 
 @pytest.mark.parametrize("part", range(4))

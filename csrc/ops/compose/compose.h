@@ -41,7 +41,7 @@ struct ComposeParams {
 void compose_check(const ComposeParams& params);
 
 // Instruction sets of the loops over rows. The best one at hand is used; tests forbid some to see the others.
-enum class ComposeIsa : std::int32_t { kScalar, kAvx2 };
+enum class ComposeIsa : std::int32_t { kScalar, kAvx2, kAvx512 };
 void compose_limit_isa(ComposeIsa limit);
 
 void compose_cpu(const ComposeParams& params);

@@ -200,9 +200,9 @@ py::object compose(py::handle out, const py::sequence& images, const py::sequenc
 void bind_compose(py::module_& module) {
   module.def("compose", &compose);
   module.def("compose_limit_isa", [](const std::string& name) {
-    const char* const names[] = {"scalar", "avx2"};
+    const char* const names[] = {"scalar", "avx2", "avx512"};
     const auto* const found = std::find(std::begin(names), std::end(names), name);
-    FD_CHECK(found != std::end(names), ValueError, "compose_limit_isa: name must be scalar or avx2, got ", name);
+    FD_CHECK(found != std::end(names), ValueError, "compose_limit_isa: name must be scalar, avx2 or avx512, got ", name);
     compose_limit_isa(static_cast<ComposeIsa>(found - names));
   });
 }

@@ -13,7 +13,7 @@ namespace fastdet {
 namespace {
 
 constexpr std::int64_t kRowsPerPiece = 16;
-constexpr std::int64_t kRowsAhead = 2;  // of the result, whose pixels are fetched into the cache early
+constexpr std::int64_t kRowsAhead = 8;  // of the result, whose pixels are fetched into the cache early
 
 // Where a thread works: positions of a row, and planes of two layers.
 class RowBuffer {

@@ -36,16 +36,6 @@ ds::TextsView view_of(const Column<std::uint8_t>& letters, const Column<Index>& 
   return {reinterpret_cast<const char*>(letters.data()), starts.data(), count};
 }
 
-void add_columns(py::dict& out, ds::Columns&& columns) {
-  const auto boxes = static_cast<py::ssize_t>(columns.area.size());
-  out["height"] = array_of(std::move(columns.height));
-  out["width"] = array_of(std::move(columns.width));
-  out["picture"] = array_of(std::move(columns.picture));
-  out["label"] = array_of(std::move(columns.label));
-  out["box"] = array_of(std::move(columns.box), {boxes, 4});
-  out["area"] = array_of(std::move(columns.area));
-}
-
 py::object read_coco(const std::string& path) {
   std::optional<ds::Coco> found;
   {
@@ -64,7 +54,13 @@ py::object read_coco(const std::string& path) {
   out["picture_id"] = array_of(std::move(found->picture_id));
   out["annotation_id"] = array_of(std::move(found->annotation_id));
   out["crowd"] = array_of(std::move(found->crowd));
-  add_columns(out, std::move(*found));
+  const auto boxes = static_cast<py::ssize_t>(found->area.size());
+  out["height"] = array_of(std::move(found->height));
+  out["width"] = array_of(std::move(found->width));
+  out["picture"] = array_of(std::move(found->picture));
+  out["label"] = array_of(std::move(found->label));
+  out["box"] = array_of(std::move(found->box), {boxes, 4});
+  out["area"] = array_of(std::move(found->area));
   return out;
 }
 
@@ -78,11 +74,48 @@ py::array not_plain(const std::string& folder, const Column<std::uint8_t>& lette
   return array_of(std::move(found)).attr("view")("bool");
 }
 
+py::dict read_yolo(const std::string& folder, const Column<std::uint8_t>& letters, const Column<Index>& starts,
+                   const Column<std::uint8_t>& label_letters, const Column<Index>& label_starts, const Column<std::uint8_t>& left,
+                   Index classes, Index keypoint_values) {
+  const char* const op = "dataset_read_yolo";
+  const ds::TextsView pictures = view_of(letters, starts, op), labels = view_of(label_letters, label_starts, op);
+  FD_CHECK(left.size() == pictures.count, ValueError, op, ": left must have ", pictures.count, " numbers, got ", left.size());
+  FD_CHECK(classes == 0 || labels.count == pictures.count, ValueError, op, ": there must be a label file a picture");
+  FD_CHECK(classes >= 0 && keypoint_values >= 0, ValueError, op, ": counts must not be negative");
+  ds::Yolo found;
+  {
+    const py::gil_scoped_release released;
+    found = ds::read_yolo(folder, pictures, labels, left.data(), {classes, keypoint_values});
+  }
+  py::dict out;
+  const auto boxes = static_cast<py::ssize_t>(found.label.size());
+  out["height"] = array_of(std::move(found.height));
+  out["width"] = array_of(std::move(found.width));
+  out["counts"] = array_of(std::move(found.counts));
+  out["unclean"] = array_of(std::move(found.unclean));
+  out["label"] = array_of(std::move(found.label));
+  out["box"] = array_of(std::move(found.box), {boxes, 4});
+  return out;
+}
+
+py::array file_states(const Column<std::uint8_t>& letters, const Column<Index>& starts) {
+  const ds::TextsView paths = view_of(letters, starts, "dataset_file_states");
+  std::vector<Index> found;
+  {
+    const py::gil_scoped_release released;
+    found = ds::file_states(paths);
+  }
+  return array_of(std::move(found));
+}
+
 }  // namespace
 
 void bind_dataset(py::module_& module) {
   module.def("dataset_read_coco", &read_coco, py::arg("path"));
   module.def("dataset_not_plain", &not_plain, py::arg("folder"), py::arg("letters"), py::arg("starts"), py::arg("links"));
+  module.def("dataset_read_yolo", &read_yolo, py::arg("folder"), py::arg("letters"), py::arg("starts"), py::arg("label_letters"),
+             py::arg("label_starts"), py::arg("left"), py::arg("classes"), py::arg("keypoint_values"));
+  module.def("dataset_file_states", &file_states, py::arg("letters"), py::arg("starts"));
 }
 
 }  // namespace fastdet::bindings

@@ -38,18 +38,15 @@ struct TextsView {
   }
 };
 
-struct Columns {
-  std::vector<std::int32_t> height, width;  // of pictures
-  std::vector<Index> picture;               // of boxes: row of the picture
+// A COCO file whose every entry is right.
+struct Coco {
+  Texts names;  // of picture files, as written
+  std::vector<std::int32_t> height, width;
+  std::vector<Index> picture_id;
+  std::vector<Index> picture;  // of annotations: row of the picture
   std::vector<std::int32_t> label;
   std::vector<double> box;  // [n, 4]: x, y, width, height in pixels, as published
   std::vector<double> area;
-};
-
-// A COCO file whose every entry is right.
-struct Coco : Columns {
-  Texts names;                    // of picture files, as written
-  std::vector<Index> picture_id;  // of pictures
   std::vector<Index> annotation_id;
   std::vector<std::uint8_t> crowd;
   std::vector<Index> category_ids;  // rising: by label
@@ -66,5 +63,27 @@ bool is_suspicious(const double* box, double height, double width);
 // Per name 1 where `folder` + name may not be what it leads to: names with ".", "..", "//", "\" or a drive, and (if `links`)
 // those that are links or lie behind one. `folder` ends with "/" and holds no links.
 std::vector<std::uint8_t> not_plain(const std::string& folder, TextsView names, bool links);
+
+struct LabelRules {
+  Index classes = 0;          // 0: there are no labels
+  Index keypoint_values = 0;  // numbers behind a box that are left out
+};
+
+// Pictures and label files that are clean, in their order; `unclean` marks the others, which have neither size nor boxes.
+struct Yolo {
+  std::vector<std::int32_t> height, width;
+  std::vector<Index> counts;  // boxes of each picture
+  std::vector<std::uint8_t> unclean;
+  std::vector<std::int32_t> label;
+  std::vector<double> box;  // [n, 4]: x, y, width, height in pixels
+};
+
+// Reads the header of each picture (`folder` + name) and its label file (a whole path; none: the picture is background). Those
+// marked in `left` are not looked at. Label files that are links are unclean.
+Yolo read_yolo(const std::string& folder, TextsView pictures, TextsView labels, const std::uint8_t* left,
+               const LabelRules& rules);
+
+// [count, 6] of each file: kind, size and time in nanoseconds of itself, and of what it leads to; -1 where there is none.
+std::vector<Index> file_states(TextsView paths);
 
 }  // namespace fastdet::dataset

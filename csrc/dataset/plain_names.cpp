@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <unordered_map>
 
 #include "core/parallel.h"
@@ -77,6 +78,27 @@ std::vector<std::uint8_t> not_plain(const std::string& folder, TextsView names, 
     for (Index i = begin; i < end; ++i) {
       std::uint8_t& mark = found[static_cast<std::size_t>(i)];
       if (mark == 0) mark = is_link(path.assign(folder).append(names[i])) ? 1 : 0;
+    }
+  });
+  return found;
+}
+
+std::vector<Index> file_states(TextsView paths) {
+  std::vector<Index> found(static_cast<std::size_t>(6 * paths.count), -1);
+  parallel_for(paths.count, kGrain, [&](std::int64_t begin, std::int64_t end) {
+    std::string path;
+    const auto note = [](const struct stat& status, Index* out) {
+      out[0] = static_cast<Index>(status.st_mode);
+      out[1] = static_cast<Index>(status.st_size);
+      out[2] = Index{status.st_mtim.tv_sec} * 1'000'000'000 + status.st_mtim.tv_nsec;
+    };
+    for (Index i = begin; i < end; ++i) {
+      struct stat status{};
+      Index* out = &found[static_cast<std::size_t>(6 * i)];
+      path.assign(paths[i]);
+      if (lstat(path.c_str(), &status) != 0) continue;
+      note(status, out);
+      if (!S_ISLNK(status.st_mode) || stat(path.c_str(), &status) == 0) note(status, out + 3);
     }
   });
   return found;

@@ -15,11 +15,15 @@ import os
 import platform
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from fastdet import _core
 from fastdet.data.index import VERSION, Index, IndexFileError, open_index, write_index
+from fastdet.data.index_rows import texts_of
 
 __all__ = ["cache_folder", "cached_index", "file_stamps", "folder_stamps"]
 
@@ -75,18 +79,12 @@ def _open(path: Path) -> Index | None:
     return index if _folders_are_as_noted(index) else None
 
 
-def file_stamps(paths: Iterable[str | os.PathLike[str]]) -> bytes:
+def file_stamps(paths: Sequence[str]) -> bytes:
     """Digest of the names of files, and of size and time of what stands there: of links, and of what they lead to."""
+    letters, starts = texts_of(paths)
     digest = hashlib.sha256()
-    for path in paths:
-        digest.update(os.fsencode(path) + b"\0")
-        for look in (os.lstat, os.stat):
-            try:
-                status = look(path)
-                text = f"{status.st_mode} {status.st_size} {status.st_mtime_ns} "
-            except (OSError, ValueError):
-                text = "- "
-            digest.update(text.encode())
+    for column in (letters, starts, _core.dataset_file_states(letters, starts)):
+        digest.update(np.ascontiguousarray(column).tobytes())
     return digest.digest()
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from fastdet.data.index import Index, make_index
 
-__all__ = ["Annotation", "Annotations", "IndexBuilder", "Picture", "Pictures"]
+__all__ = ["Annotation", "Annotations", "IndexBuilder", "Picture", "Pictures", "shared_folder", "texts_of"]
 
 CHUNK = 4096  # rows that iteration takes from the columns at a time
 
@@ -128,18 +128,34 @@ class Annotations(_Rows[Annotation]):
         ]
 
 
+def texts_of(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Names of files, none with a NUL, as the native readers take them: all letters, and where each name starts."""
+    joined = np.frombuffer(os.fsencode("\0".join(texts)), np.uint8)
+    ends = np.flatnonzero(joined == 0) - np.arange(max(len(texts) - 1, 0))
+    return joined[joined != 0], np.concatenate([[0], ends, [np.count_nonzero(joined)]] if texts else [[0]])
+
+
+def shared_folder(paths: Sequence[str]) -> str:
+    """The folder that all ``paths`` begin with, its separator included."""
+    if not paths:
+        return ""
+    first, last = min(paths), max(paths)
+    same = next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    return first[: first[:same].rfind("/") + 1]
+
+
 class IndexBuilder:
     """Collects pictures and annotations one by one; what readers in Python fill."""
 
     def __init__(self) -> None:
-        self._paths: list[bytes] = []
+        self._paths: list[str] = []
         self._pictures = {name: array("q") for name in ("picture_id", "height", "width")}
         self._rows = {name: array("q") for name in ("annotation_id", "picture", "label", "crowd")}
         self._numbers = {name: array("d") for name in ("box", "area")}
 
     def picture(self, identity: int, path: str | os.PathLike[str], size: tuple[int, int]) -> int:
         """Add a picture of (height, width); returns its row."""
-        self._paths.append(os.fsencode(path))
+        self._paths.append(os.fspath(path))
         for name, value in zip(("picture_id", "height", "width"), (identity, *size), strict=True):
             self._pictures[name].append(value)
         return len(self._paths) - 1
@@ -161,22 +177,15 @@ class IndexBuilder:
 
     def index(self, names: tuple[str, ...], category_ids: tuple[int, ...]) -> Index:
         """What was collected."""
-        paths = self._paths
-        prefix = _shared(min(paths), max(paths)) if paths else b""
-        ends = np.cumsum([0, *(len(path) - len(prefix) for path in paths)])
+        prefix = shared_folder(self._paths)
+        letters, starts = texts_of([path[len(prefix) :] for path in self._paths])
         columns = {**self._pictures, **self._rows, **self._numbers}
         return make_index(
             names,
             category_ids,
-            prefix=prefix,
+            prefix=os.fsencode(prefix),
             notes=None,
-            paths=np.frombuffer(b"".join(path[len(prefix) :] for path in paths), np.uint8),
-            path_starts=ends,
+            paths=letters,
+            path_starts=starts,
             **{name: np.array(column) for name, column in columns.items()},
         )
-
-
-def _shared(first: bytes, last: bytes) -> bytes:
-    """The folder that two paths, and all that sort between them, begin with; its separator included."""
-    same = next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-    return first[: first[:same].rfind(b"/") + 1]

@@ -16,7 +16,7 @@ from fastdet.data.index import Index
 from fastdet.data.index_cache import cache_folder, cached_index, file_stamps, folder_stamps
 from fastdet.data.picture_files import in_folder, in_list
 from fastdet.data.voc import read_voc_file, voc_index
-from fastdet.data.yolo import LabelRules, label_path, yolo_index
+from fastdet.data.yolo import LabelRules, label_paths, yolo_index
 from fastdet.data.yolo_yaml import read_yaml
 from fastdet.image_files import PICTURE_SUFFIXES
 
@@ -151,13 +151,12 @@ def _coco_source(place: Path, images: Path, options: dict[str, Any]) -> _Source:
         return replace(index, notes={"folders": folders})
 
     about = {"images": str(images), "allow_outside": options["allow_outside"]}
-    return _Source(place, about, lambda: file_stamps([place, images]), read)
+    return _Source(place, about, lambda: file_stamps([str(place), str(images)]), read)
 
 
-def _yolo_source(path: Path, files: list[Path], names: tuple[str, ...], rules: LabelRules, report: Report) -> _Source:
+def _yolo_source(path: Path, files: list[str], names: tuple[str, ...], rules: LabelRules, report: Report) -> _Source:
     def stamps() -> bytes:
-        labels = (label_path(file, rules.root) for file in files) if names else ()
-        return file_stamps(itertools.chain(files, labels))
+        return file_stamps([*files, *(label_paths(files, rules.root) if names else ())])
 
     about = {**vars(rules), "root": str(rules.root), "names": names}
     return _Source(path, about, stamps, lambda: yolo_index(files, names, rules, report))
@@ -171,7 +170,7 @@ def _voc_source(
 
     def stamps() -> bytes:
         named = _voc_files(layout.path) if names is None else ()
-        return file_stamps(path for path in itertools.chain(*pairs, named) if path is not None)
+        return file_stamps([str(path) for path in itertools.chain(*pairs, named) if path is not None])
 
     def read() -> Index:
         known = _voc_names(layout.path) if names is None else tuple(names)
@@ -251,7 +250,7 @@ def _voc_pairs(
     """(picture, annotations) of a split."""
     place = layout.splits[split]
     if place.suffix != ".txt" or place.is_dir():
-        files = in_folder(place, root, allow_outside=allow_outside, report=report)
+        files = [Path(file) for file in in_folder(place, root, allow_outside=allow_outside, report=report)]
         beside = layout.path / "Annotations" if place.name == "JPEGImages" else None
         labels = [(beside or file.parent) / f"{file.stem}.xml" for file in files]
         return [(file, xml if xml.exists() else None) for file, xml in zip(files, labels, strict=True)]

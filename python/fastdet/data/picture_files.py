@@ -13,9 +13,9 @@ LIST_LIMIT = 64 << 20  # bytes of a list file
 MAX_DEPTH = 32  # folders in folders
 
 
-def in_folder(folder: Path, root: Path, *, allow_outside: bool, report: Report) -> list[Path]:
+def in_folder(folder: Path, root: Path, *, allow_outside: bool, report: Report) -> list[str]:
     """Pictures in ``folder`` and in folders in it, by path; links that lead out of ``root`` are reported."""
-    found: list[Path] = []
+    found: list[str] = []
     waiting, seen = [(folder, 0)], set()
     while waiting:
         here, depth = waiting.pop()
@@ -27,6 +27,7 @@ def in_folder(folder: Path, root: Path, *, allow_outside: bool, report: Report) 
             entries = list(os.scandir(here))
         except OSError as error:
             raise DataError(f"{here}: cannot be read: {error.strerror}") from None
+        begin = str(here / "x")[:-1]
         for entry in entries:
             picture = os.path.splitext(entry.name)[1].lower() in PICTURE_SUFFIXES
             if entry.is_symlink() and not (allow_outside or real_inside(root, Path(entry.path))):
@@ -34,13 +35,13 @@ def in_folder(folder: Path, root: Path, *, allow_outside: bool, report: Report) 
                     text = f"is a link that leads out of {root}; allow_outside=True accepts that"
                     report(Problem("error", "path-outside", Path(entry.path), "", text))
             elif picture:  # a folder of such a name is listed too: reading it says what is wrong
-                found.append(Path(entry.path))
+                found.append(begin + entry.name)
             elif os.path.isdir(entry.path):
                 waiting.append((Path(entry.path), depth + 1))
-    return sorted(found)
+    return sorted(found, key=lambda path: path.replace("/", "\0"))  # as paths are compared: folder by folder
 
 
-def in_list(path: Path, root: Path, *, allow_outside: bool, report: Report) -> list[Path]:
+def in_list(path: Path, root: Path, *, allow_outside: bool, report: Report) -> list[str]:
     """Pictures that a list names: a path a line, relative to the list or to ``root``; ``#`` begins a comment."""
     found = []
     for number, text in enumerate(read_text(path, LIST_LIMIT).splitlines(), start=1):
@@ -52,7 +53,7 @@ def in_list(path: Path, root: Path, *, allow_outside: bool, report: Report) -> l
             message = f"{name[:200]!r} leads out of {root}; allow_outside=True accepts that"
             report(Problem("error", "path-outside", path, str(number), message))
         else:
-            found.append(target)
+            found.append(str(target))
     if not found:
         report(Problem("error", "empty", path, "", "the list names no picture"))
     return found

@@ -8,12 +8,14 @@ keypoints, ``class cx cy w h`` and the keypoints, which are left out.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from fastdet import _core
 from fastdet.data.dataset import (
     MAX_BOXES_PER_PICTURE,
     DataError,
@@ -25,8 +27,8 @@ from fastdet.data.dataset import (
     real_inside,
     strict,
 )
-from fastdet.data.index import Index
-from fastdet.data.index_rows import IndexBuilder
+from fastdet.data.index import Index, make_index
+from fastdet.data.index_rows import shared_folder, texts_of
 from fastdet.image_files import ImageError, read_size
 
 LABEL_LIMIT = 64 << 20  # bytes of a label file
@@ -138,23 +140,82 @@ class LabelRules:
     allow_outside: bool
 
 
-def yolo_index(files: Sequence[Path], names: tuple[str, ...], rules: LabelRules, report: Report) -> Index:
+def label_paths(files: Sequence[str], root: Path) -> list[str]:
+    """``label_path`` of many."""
+    found = []
+    folders: dict[str, str] = {}  # of pictures -> of their labels, separators included
+    for file in files:
+        at = file.rfind("/") + 1
+        dot = file.rfind(".")
+        if dot <= at or dot == len(file) - 1:  # pathlib knows what the suffix of such a name is
+            found.append(str(label_path(Path(file), root)))
+            continue
+        folder = file[:at]
+        if folder not in folders:
+            folders[folder] = str(label_path(Path(f"{folder}x.jpg"), root))[: -len("x.txt")]
+        found.append(f"{folders[folder]}{file[at:dot]}.txt")
+    return found
+
+
+def yolo_index(files: Sequence[str], names: tuple[str, ...], rules: LabelRules, report: Report) -> Index:
     """Sizes and objects of picture ``files``; label files lie beside them, in ``labels`` for ``images``.
 
-    A picture without a label file is background. The sizes of pictures are read from their headers.
+    A picture without a label file is background. The sizes of pictures are read from their headers. Files that are
+    clean are read natively, the others by ``read_size`` and ``read_labels``, which say what is wrong.
     """
-    builder = IndexBuilder()
-    pictures = 0
-    for file in files:
-        found = _read_picture(file, rules, report)
+    prefix = shared_folder(files)
+    letters, starts = texts_of([file[len(prefix) :] for file in files])
+    labels = label_paths(files, rules.root) if rules.classes else []
+    left = _outside(labels, rules) if rules.classes else np.zeros(len(files), np.uint8)
+    clean = _core.dataset_read_yolo(
+        os.fsencode(prefix), letters, starts, *texts_of(labels), left, rules.classes, rules.keypoint_values
+    )
+    keep = np.ones(len(files), bool)
+    boxes, own_labels, at = [], [], 0
+    ends = clean["counts"].cumsum()
+    for row in np.flatnonzero(clean["unclean"]).tolist():
+        found = _read_picture(Path(files[row]), rules, report)
         if found is None:
+            keep[row] = False
             continue
-        size, rows = found
-        builder.picture(pictures, file, size)
-        for label, box in rows:
-            builder.annotation(builder.annotations, pictures, label, box, box[2] * box[3], 0)
-        pictures += 1
-    return builder.index(names, tuple(range(len(names))))
+        (clean["height"][row], clean["width"][row]), rows = found
+        clean["counts"][row] = len(rows)
+        boxes += [clean["box"][at : ends[row]], np.array([box for _, box in rows], np.float64).reshape(-1, 4)]
+        own_labels += [clean["label"][at : ends[row]], np.array([label for label, _ in rows], np.int32)]
+        at = ends[row]
+    box = np.concatenate([*boxes, clean["box"][at:]])
+    if not keep.all():
+        letters, starts = texts_of([file[len(prefix) :] for file, kept in zip(files, keep, strict=True) if kept])
+    count = int(keep.sum())
+    return make_index(
+        names,
+        tuple(range(len(names))),
+        prefix=os.fsencode(prefix),
+        notes=None,
+        paths=letters,
+        path_starts=starts,
+        picture_id=np.arange(count),
+        height=clean["height"][keep],
+        width=clean["width"][keep],
+        annotation_id=np.arange(len(box)),
+        picture=np.repeat(np.arange(count), clean["counts"][keep]),
+        label=np.concatenate([*own_labels, clean["label"][at:]]),
+        box=box,
+        area=box[:, 2] * box[:, 3],
+        crowd=np.zeros(len(box), np.uint8),
+    )
+
+
+def _outside(labels: Sequence[str], rules: LabelRules) -> np.ndarray:
+    """[N] uint8: 1 where the folder of a label file leads out of the root."""
+    inside: dict[str, bool] = {}
+    found = np.zeros(len(labels), np.uint8)
+    for row, path in enumerate(() if rules.allow_outside else labels):
+        folder = path[: path.rfind("/") + 1]
+        if folder not in inside:
+            inside[folder] = real_inside(rules.root, Path(folder))
+        found[row] = not inside[folder]
+    return found
 
 
 Size = tuple[int, int]  # height, width

@@ -32,9 +32,9 @@ class YoloFile:
     download: str | None
     allow_outside: bool
 
-    def files(self, split: str, report: Report = strict) -> list[Path]:
+    def files(self, split: str, report: Report = strict) -> list[str]:
         """Pictures of a split, in the order of its folders and lists. Raises DataError."""
-        found: list[Path] = []
+        found: list[str] = []
         for name in self.splits[split]:
             place = self._place(split, name)
             options: dict[str, Any] = {"allow_outside": self.allow_outside, "report": report}

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+// Label files of the YOLO ecosystem, and the sizes of the pictures beside them.
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <cmath>
+#include <string>
+
+#include "core/parallel.h"
+#include "dataset/dataset.h"
+#include "dataset/picture_size.h"
+
+namespace fastdet::dataset {
+namespace {
+
+constexpr Index kBlock = 256;                 // pictures that one thread reads in a row
+constexpr std::int64_t kMaxLabels = 1 << 20;  // bytes of a label file
+constexpr double kSlack = 0.01;               // how far a coordinate may lie outside [0, 1]
+
+class Handle {
+ public:
+  Handle(const std::string& path, int flags) : number_(open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC | flags)) {
+    if (number_ < 0) {
+      error_ = errno;
+    } else if (fstat(number_, &status_) != 0) {
+      status_.st_mode = 0;
+    }
+  }
+  ~Handle() {
+    if (number_ >= 0) close(number_);
+  }
+  Handle(const Handle&) = delete;
+  Handle& operator=(const Handle&) = delete;
+
+  int number() const { return number_; }
+  bool is_missing() const { return number_ < 0 && (error_ == ENOENT || error_ == ENOTDIR); }
+  bool is_regular() const { return number_ >= 0 && S_ISREG(status_.st_mode); }
+  std::int64_t size() const { return status_.st_size; }
+
+ private:
+  int number_, error_ = 0;
+  struct stat status_{};
+};
+
+struct Box {
+  std::int32_t label;
+  double side[4];
+
+  bool operator==(const Box& other) const { return label == other.label && std::equal(side, side + 4, other.side); }
+  bool operator<(const Box& other) const {
+    if (label != other.label) return label < other.label;
+    return std::lexicographical_compare(side, side + 4, other.side, other.side + 4);
+  }
+};
+
+// The numbers of a line; false where one of its words is no plain decimal number.
+bool split(std::string_view line, std::vector<double>& numbers) {
+  numbers.clear();
+  const char *at = line.data(), *end = at + line.size();
+  while (at != end) {
+    if (*at == ' ' || *at == '\t' || *at == '\r') {
+      ++at;
+      continue;
+    }
+    const char* first = at;
+    while (at != end && ((*at >= '0' && *at <= '9') || *at == '.' || *at == '-' || *at == '+' || *at == 'e' || *at == 'E')) ++at;
+    double number = 0;
+    const auto done = std::from_chars(first, at, number);
+    if (first == at || done.ec != std::errc{} || done.ptr != at) return false;
+    numbers.push_back(number);
+  }
+  return true;
+}
+
+// The objects of one label file, or nothing; rules as in `read_labels` of fastdet.data.yolo.
+class LabelFile {
+ public:
+  LabelFile(const LabelRules& rules, PictureSize size) : rules_(rules), height_(size.height), width_(size.width) {}
+
+  bool parse(std::string_view text, std::vector<Box>& boxes) {
+    boxes.clear();
+    if (text.substr(0, 3) == "\xef\xbb\xbf") text.remove_prefix(3);
+    while (!text.empty()) {
+      const std::size_t length = std::min(text.find('\n'), text.size());
+      if (!split(text.substr(0, length), numbers_)) return false;
+      text.remove_prefix(std::min(length + 1, text.size()));
+      if (numbers_.empty()) continue;
+      boxes.push_back({});
+      if (!take(boxes.back())) return false;
+    }
+    sorted_ = boxes;
+    std::sort(sorted_.begin(), sorted_.end());
+    return std::adjacent_find(sorted_.begin(), sorted_.end()) == sorted_.end();
+  }
+
+ private:
+  bool take(Box& box) {
+    const auto count = static_cast<Index>(numbers_.size());
+    const bool polygon = count != 5 + rules_.keypoint_values;
+    if (polygon && (rules_.keypoint_values != 0 || count < 7 || count % 2 == 0)) return false;
+    if (kind_ != 0 && kind_ != 1 + static_cast<int>(polygon)) return false;
+    kind_ = 1 + static_cast<int>(polygon);
+    const double label = numbers_[0];
+    if (std::floor(label) != label || !(label >= 0 && label < static_cast<double>(rules_.classes))) return false;
+    box.label = static_cast<std::int32_t>(label);
+    const double* shape = numbers_.data() + 1;
+    const Index length = polygon ? count - 1 : 4;
+    for (Index i = 0; i < length; ++i) {
+      if (!(-kSlack <= shape[i] && shape[i] <= 1 + kSlack)) return false;
+    }
+    double cx = shape[0], cy = shape[1], w = shape[2], h = shape[3];
+    if (polygon) {
+      double low[2] = {shape[0], shape[1]}, high[2] = {shape[0], shape[1]};
+      for (Index i = 2; i < length; ++i) {
+        if (shape[i] < low[i % 2]) low[i % 2] = shape[i];
+        if (shape[i] > high[i % 2]) high[i % 2] = shape[i];
+      }
+      cx = (low[0] + high[0]) / 2, cy = (low[1] + high[1]) / 2, w = high[0] - low[0], h = high[1] - low[1];
+    }
+    if (w < 0 || h < 0) return false;
+    cx *= width_, cy *= height_, w *= width_, h *= height_;
+    const double sides[4] = {cx - w / 2, cy - h / 2, w, h};
+    std::copy(sides, sides + 4, box.side);
+    return !is_suspicious(box.side, height_, width_);
+  }
+
+  const LabelRules& rules_;
+  double height_, width_;
+  int kind_ = 0;  // of the lines so far: 1 boxes, 2 polygons
+  std::vector<double> numbers_;
+  std::vector<Box> sorted_;
+};
+
+bool read_all(const Handle& file, std::string& text) {
+  if (!file.is_regular() || file.size() > kMaxLabels) return false;
+  text.resize(static_cast<std::size_t>(file.size()));
+  std::size_t at = 0;
+  while (at < text.size()) {
+    const ssize_t got = read(file.number(), text.data() + at, text.size() - at);
+    if (got <= 0) return false;
+    at += static_cast<std::size_t>(got);
+  }
+  return true;
+}
+
+// What a block of pictures has, in their order.
+struct Block {
+  std::vector<Box> boxes;
+};
+
+}  // namespace
+
+Yolo read_yolo(const std::string& folder, TextsView pictures, TextsView labels, const std::uint8_t* left,
+               const LabelRules& rules) {
+  Yolo found;
+  const auto total = static_cast<std::size_t>(pictures.count);
+  found.height.resize(total);
+  found.width.resize(total);
+  found.counts.resize(total);
+  found.unclean.assign(left, left + total);
+  const Index blocks = (pictures.count + kBlock - 1) / kBlock;
+  std::vector<Block> parts(static_cast<std::size_t>(blocks));
+  parallel_for(blocks, 1, [&](std::int64_t begin, std::int64_t end) {
+    std::string path, text;
+    std::vector<Box> boxes;
+    for (Index i = begin * kBlock; i < std::min(end * kBlock, pictures.count); ++i) {
+      const auto row = static_cast<std::size_t>(i);
+      if (found.unclean[row] != 0) continue;
+      found.unclean[row] = 1;
+      PictureSize size;
+      {
+        const Handle picture(path.assign(folder).append(pictures[i]), 0);
+        if (picture.is_regular()) size = picture_size(picture.number(), picture.size());
+      }
+      if (size.height == 0) continue;
+      if (rules.classes > 0) {
+        const Handle file(path.assign(labels[i]), O_NOFOLLOW);
+        if (!file.is_missing()) {
+          if (!read_all(file, text) || !LabelFile(rules, size).parse(text, boxes)) continue;
+          std::vector<Box>& all = parts[static_cast<std::size_t>(i / kBlock)].boxes;
+          all.insert(all.end(), boxes.begin(), boxes.end());
+          found.counts[row] = static_cast<Index>(boxes.size());
+        }
+      }
+      found.unclean[row] = 0;
+      found.height[row] = size.height;
+      found.width[row] = size.width;
+    }
+  });
+  for (Block& part : parts) {
+    for (const Box& box : part.boxes) {
+      found.label.push_back(box.label);
+      found.box.insert(found.box.end(), box.side, box.side + 4);
+    }
+    part.boxes = {};
+  }
+  return found;
+}
+
+}  // namespace fastdet::dataset

@@ -59,7 +59,7 @@ sanitize: install ## every kernel under ASan + UBSan and under TSan, in the emul
 	$(BIN)/python tests/native/run_sanitized.py $(ARGS)
 
 # Atheris chooses inputs by coverage; where pip has none for this Python, the fuzzers mutate by themselves.
-FUZZ ?= zip zip-crc opcodes safetensors labels voc yaml coco
+FUZZ ?= zip zip-crc opcodes safetensors labels voc yaml coco labels-native coco-native header index
 SECONDS ?= 60
 fuzz: install ## readers of weight files and labels under random input: make fuzz FUZZ=opcodes SECONDS=3600
 	-$(PIP) install -q --only-binary :all: atheris

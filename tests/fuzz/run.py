@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 TARGETS = ["zip", "zip-crc", "opcodes", "safetensors", "labels", "voc", "yaml", "coco"]
+TARGETS += ["labels-native", "coco-native", "header", "index"]
 TOKENS = [
     b"PK\x01\x02", b"PK\x03\x04", b"PK\x05\x06", b"\xff\xff\xff\xff", b"\x00" * 8, b"data.pkl", b"cos\nsystem\n",
     b"\x80\x02", b"R", b"b", b"\x81", b"Q", b"(", b"t", b"}", b"]", b"u", b"e", b"h\x00", b"q\x00", b"\x93", b"\x94",
@@ -25,6 +26,7 @@ TOKENS = [
     b"\x00\x00\x00\x80", b"\xff\xff\xff\x7f",
     b"<!DOCTYPE a>", b"<!ENTITY a 'b'>", b"&a;", b"<![CDATA[", b"&a ", b"*a", b"<<: ", b"!!python/name:os ", b"!!int ",
     b"1:1", b"NaN", b"1e999", b"\n", b" ", b"-1", b"[", b"{", b"null", b"true", b'"id": ',
+    b"\\ud83d", b"\\u0061", b"\xc3\xa9", b"-0", b"1E+2", b"Exif\0\0", b"\xff\xe1", b"\xff\xc2", b"eXIf",
 ]  # fmt: skip
 
 

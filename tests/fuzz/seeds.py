@@ -7,6 +7,7 @@ import collections
 import io
 import pickle
 import struct
+import tempfile
 import zipfile
 from typing import Any
 
@@ -116,13 +117,20 @@ LABEL_FILES = {
     "coco": [
         '{"images": [{"id": 1, "file_name": "a.jpg", "height": 10, "width": 20}],'
         ' "categories": [{"id": 3, "name": "a"}],'
-        ' "annotations": [{"id": 1, "image_id": 1, "category_id": 3, "bbox": [1, 2, 3.5, 4], "iscrowd": 0}]}'
+        ' "annotations": [{"id": 1, "image_id": 1, "category_id": 3, "bbox": [1, 2, 3.5, 4], "iscrowd": 0}]}',
+        '{"info": {"a": [1e3, true, null, "\\u00e9\\ud83d\\ude00"]}, "annotations": [], "images": ['
+        '{"width": 9, "height": 8, "id": 2, "file_name": "a/\u00fc.jpg"}], "categories": [{"id": 0, "name": "\\n"}]}',
     ],
 }
 
 
 def of_target(name: str) -> list[bytes]:
     """The files that a target of ``targets.TARGETS`` starts from."""
+    name = name.removesuffix("-native")
+    if name == "header":
+        return _pictures()
+    if name == "index":
+        return _indexes()
     if name in LABEL_FILES:
         return [text.encode() for text in LABEL_FILES[name]]
     if name == "opcodes":
@@ -132,3 +140,39 @@ def of_target(name: str) -> list[bytes]:
         return [safetensors_bytes(tensors, {"fastdet": "{}"}), safetensors_bytes({})]
     one = b"\x80\x02" + dictionary({"model": dictionary({"a.weight": tensor()})}) + b"."
     return [*(torch_zip(each) for each in pickles()), legacy(one), legacy(pickle.dumps({"a": 1}, 2), {})]
+
+
+def _pictures() -> list[bytes]:
+    """The first is 48 pixels high and 64 wide."""
+    from PIL import Image
+
+    pixels = np.arange(48 * 64 * 3, dtype=np.uint8).reshape(48, 64, 3)
+    turned = Image.Exif()
+    turned[0x010F], turned[0x0112] = "maker of it", 6
+    found = []
+    for form, mode, options in (
+        ("PNG", "RGB", {}),
+        ("PNG", "P", {"dpi": (72, 72), "transparency": 3}),
+        ("JPEG", "RGB", {"exif": turned.tobytes()}),
+        ("JPEG", "L", {"progressive": True, "comment": b"a", "icc_profile": b"bcd"}),
+    ):
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).convert(mode).save(buffer, form, **options)
+        found.append(buffer.getvalue())
+    return found
+
+
+def _indexes() -> list[bytes]:
+    from fastdet.data.index import write_index
+    from fastdet.data.index_rows import IndexBuilder
+
+    found = []
+    for pictures, boxes in ((0, 0), (1, 0), (3, 4)):
+        builder = IndexBuilder()
+        for row in range(pictures):
+            builder.picture(row, f"/set/{row}.jpg", (40, 60))
+        for row in range(boxes):
+            builder.annotation(row, row % pictures, row % 2, (1.0, 2.0, 3.0, 4.0), 12.0, 0)
+        with tempfile.TemporaryDirectory() as folder:
+            found.append(write_index(f"{folder}/x", builder.index(("a", "b"), (1, 2))).read_bytes())
+    return found

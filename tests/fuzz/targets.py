@@ -3,21 +3,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
 import struct
 import sys
 import tempfile
 import time
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import seeds
 
+from fastdet import _core
+from fastdet.data import coco as coco_reader
+from fastdet.data import yolo
 from fastdet.data.coco import read_coco
-from fastdet.data.dataset import DataError
+from fastdet.data.dataset import DataError, strict
+from fastdet.data.index import HEADER, SECTIONS, Index, IndexFileError, open_index
+from fastdet.data.index_rows import Annotations, Pictures, texts_of
 from fastdet.data.voc import read_voc_file
 from fastdet.data.yolo import read_labels
 from fastdet.data.yolo_yaml import read_yaml
@@ -25,6 +33,7 @@ from fastdet.formats import FileFormatError, read_safetensors, read_torch
 from fastdet.formats.module_tree import flatten, is_module
 from fastdet.formats.tensors import TensorReader
 from fastdet.formats.unpickle import PickleError
+from fastdet.image_files import read_size
 
 SECONDS = 5.0  # a single input that takes longer is a find
 # Audit events that mean that something ran, was loaded or was sent (https://docs.python.org/3/library/audit_events.html).
@@ -130,6 +139,74 @@ def coco(data: bytes) -> Any:
     return _on_labels(lambda path: read_coco(path, _FOLDER), data)
 
 
+def coco_native(data: bytes) -> Any:
+    """The native reader of COCO files against the one in Python: what the first takes, both read alike."""
+    _PATH.write_bytes(data)
+    clean = coco_reader._clean_index(_PATH, Path(_FOLDER), False, strict)
+    if clean is None:
+        return None
+    checked = coco_reader._checked_index(_PATH, Path(_FOLDER), False, strict)
+    for name in SECTIONS:
+        if name not in ("about", "paths", "path_starts"):
+            one, other = getattr(clean, name), getattr(checked, name)
+            if one.shape != other.shape or one.tobytes() != other.tobytes():
+                raise AssertionError(f"{name}: {one} natively, {other} in Python")
+    if [*_paths(clean), clean.names, clean.category_ids] != [*_paths(checked), checked.names, checked.category_ids]:
+        raise AssertionError("paths or categories differ")
+    return clean
+
+
+def _paths(index: Index) -> list[Path]:
+    return [index.path(row) for row in range(len(index.height))]
+
+
+def labels_native(data: bytes) -> Any:
+    """The native reader of label files against the one in Python."""
+    _PATH.write_bytes(data)
+    found = _core.dataset_read_yolo(b"", *_PICTURE_TEXTS, *_PATH_TEXTS, np.zeros(1, np.uint8), 3, 0)
+    if found["unclean"][0]:
+        return None
+    problems: list[Any] = []
+    rows = yolo.read_labels(_PATH, 3, report=problems.append)
+    boxes = np.array([yolo._pixels(row, (48, 64), _PATH, problems.append) for row in rows]).reshape(-1, 4)
+    if problems or found["label"].tolist() != [row.label for row in rows] or boxes.tobytes() != found["box"].tobytes():
+        raise AssertionError(f"{found['label']} {found['box']} natively, {rows} {problems} in Python")
+    return rows
+
+
+def picture_header(data: bytes) -> Any:
+    """The native reader of picture headers against ``read_size``."""
+    _PATH.write_bytes(data)
+    found = _core.dataset_read_yolo(b"", *_PATH_TEXTS, *texts_of([]), np.zeros(1, np.uint8), 0, 0)
+    if found["unclean"][0]:
+        return None
+    size = int(found["height"][0]), int(found["width"][0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if read_size(_PATH) != size:
+            raise AssertionError(f"{size} natively, {read_size(_PATH)} by Pillow")
+    return size
+
+
+def index(data: bytes) -> Any:
+    """``data`` as an index file, its checksum put right so that changes reach what stands behind it."""
+    if len(data) >= HEADER.size:
+        head = data[: HEADER.size - 40] + len(data).to_bytes(8, "little")
+        digest = hashlib.sha256(head + bytes(32) + data[HEADER.size :]).digest()
+        data = head + digest + data[HEADER.size :]
+    _PATH.write_bytes(data)
+    try:
+        opened = open_index(_PATH)
+    except IndexFileError:
+        return None
+    return len(list(Pictures(opened))) + len(list(Annotations(opened)))
+
+
+_PICTURE = Path(_FOLDER) / "picture.png"
+_PICTURE.write_bytes(seeds.of_target("header")[0])
+_PICTURE_TEXTS, _PATH_TEXTS = texts_of([str(_PICTURE)]), texts_of([str(_PATH)])
+for _data in seeds.of_target("header"):  # Pillow imports what it needs on first use
+    picture_header(_data)
 TARGETS = {
     "zip": archive,
     "zip-crc": archive_with_checksums,
@@ -139,6 +216,10 @@ TARGETS = {
     "voc": voc,
     "yaml": data_yaml,
     "coco": coco,
+    "labels-native": labels_native,
+    "coco-native": coco_native,
+    "header": picture_header,
+    "index": index,
 }
 
 

@@ -184,7 +184,7 @@ def open_index(path: str | os.PathLike[str], digest: str | None = None) -> Index
     try:
         index = _parse(mapped, status.st_size, (path, found))
         _check(index)
-    except (IndexFileError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:  # JSON that is none, or says something else
         raise IndexFileError(f"{path}: {error}") from None
     if hasattr(mapped, "madvise"):
         mapped.madvise(mmap.MADV_DONTNEED)  # what was read to check it need not stay in memory
@@ -226,7 +226,7 @@ def _parse(mapped: mmap.mmap, size: int, file: tuple[str, str]) -> Index:
         end = start + length
     if end != size:
         raise IndexFileError("there is more behind the last section")
-    about = json.loads(columns.pop("about").tobytes())
+    about = json.loads(columns.pop("about").tobytes().decode())
     names, ids, notes = about["names"], about["category_ids"], about["notes"]
     if not (isinstance(names, list) and isinstance(ids, list) and isinstance(notes, dict)):
         raise IndexFileError("names, category_ids and notes have the wrong type")

@@ -110,8 +110,10 @@ def _time(folder: bytes) -> int:
 
 
 def _folders_are_as_noted(index: Index) -> bool:
-    noted = index.notes.get("folders", [])
-    return all(_time(index.prefix + os.fsencode(folder)) == when for folder, when in noted)
+    try:
+        return all(_time(index.prefix + os.fsencode(folder)) == when for folder, when in index.notes.get("folders", []))
+    except (TypeError, ValueError):  # not what is written here
+        return False
 
 
 @contextlib.contextmanager

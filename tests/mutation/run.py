@@ -14,9 +14,12 @@ of the 95 lines of nms_cpu.cpp, of which one in six compiles.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import random
 import re
+import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -32,9 +35,7 @@ OPERATORS = [tuple(f" {word} " for word in pair.split()) for pair in SWAPS.split
 OPERATORS += [("std::min(", "std::max("), ("std::max(", "std::min("), ("(!", "(")]
 NUMBER = re.compile(r"(?<![\w.\]])(\d+\.\d+(?:e-?\d+)?|\d+)(?=[fu]?\b)(?![\w.]*x)")
 # Nothing to decide: declarations of types, sizes of tiles, hints to the hardware, texts of errors.
-SKIPPED = re.compile(
-    r"^\s*(#|//|template|using|static_assert|constexpr (std::int64_t|int|std::size_t) k|__builtin_prefetch)"
-)
+SKIPPED = re.compile(r"^\s*(#|//|template|using|static_assert|constexpr (std::\w+|int) k|__builtin_prefetch)")
 WITHOUT = re.compile(r"//.*|\"[^\"]*\"|<[\w:, *]*>")
 
 
@@ -58,9 +59,7 @@ def sources(op: str) -> list[Path]:
         return sorted((ROOT / "csrc" / op).glob("*.cpp"))
     folder = ROOT / "csrc" / "ops" / op
     left_out = ("_bind.cpp", "_check.cpp")
-    return [
-        p for p in sorted(folder.iterdir()) if p.name.endswith(("_math.h", ".cpp")) and not p.name.endswith(left_out)
-    ]
+    return [p for p in (*folder.glob("*_math.h"), *sorted(folder.glob("*.cpp"))) if not p.name.endswith(left_out)]
 
 
 def tests_of(op: str) -> list[str]:
@@ -104,11 +103,12 @@ def copy_tree() -> None:
             target.write_bytes(data)
 
 
-def run_tests(package: Path, tests: list[str], seconds: float, extra: list[str]) -> str:
-    """ "passed", "failed" or "late", in a child of this process, which has imported what is slow to import."""
+def run_tests(package: Path, tests: list[str], seconds: float, extra: list[str]) -> bool:
+    """Whether tests pass within ``seconds`` of the processor, in a child that need not import torch again."""
     child = os.fork()
     if child == 0:
         os.setsid()
+        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(seconds), math.ceil(seconds) + 5))
         with open(SCRATCH / "last.log", "w") as log:
             os.dup2(log.fileno(), 1), os.dup2(log.fileno(), 2)
         os.chdir(TREE)
@@ -123,31 +123,62 @@ def run_tests(package: Path, tests: list[str], seconds: float, extra: list[str])
 
             settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
             settings.load_profile("same")  # a slow machine must not look like a failed test
-
             harness._run_cuda = lambda case, args, how: case.op.run(*harness._presented(case, args, "torch", how))
             harness._check_cuda_gradients = lambda *_: None
             code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-k", "not cuda", *extra, *tests])
         finally:
             os._exit(int(code))
-    end = time.monotonic() + seconds
+    end = time.monotonic() + 20 * seconds  # for tests that wait for ever
     while time.monotonic() < end:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
-            return "passed" if status == 0 else "failed"
+            return status == 0
         time.sleep(0.05)
     os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    return "late"
+    return False
+
+
+def survivors(op: str, options: argparse.Namespace) -> None:
+    """Prints what no test of ``op`` notices."""
+    import build
+
+    tests, extra, limit = tests_of(op), shlex.split(options.pytest), options.limit
+    package, before = build.build_package("mutant", options.jobs), resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    if limit is None:
+        if not run_tests(package, tests, 3600, extra):
+            sys.exit(f"mutate: {', '.join(tests)} must pass before anything is changed; see {SCRATCH / 'last.log'}")
+        limit = 10 + 5 * (resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before)
+    places = [m for path in sources(op) if options.only in path.name for m in mutants_of(path)]
+    chosen = random.Random(options.seed).sample(places, min(options.count, len(places)))
+    print(f"{op}: {len(chosen)} of {len(places)} changes, {limit:.0f} s for each", flush=True)
+    noticed = survived = 0  # what does not compile is neither
+    for mutant in chosen:
+        file = TREE / mutant.path
+        text = file.read_text()
+        file.write_text(mutant.apply(text))
+        try:
+            passed = run_tests(build.build_package("mutant", options.jobs), tests, limit, extra)
+        except build.BuildError:
+            continue
+        finally:
+            file.write_text(text)
+        noticed, survived = noticed + (not passed), survived + passed
+        if passed:
+            line = text.splitlines()[mutant.line - 1].strip()
+            print(f"SURVIVED {mutant.path}:{mutant.line}: {mutant.old!r} -> {mutant.new!r}   {line}", flush=True)
+    share = 100 * noticed / max(noticed + survived, 1)
+    print(f"{op}: {noticed} of {noticed + survived} noticed, {share:.0f} %", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description="Change native code in one place at a time; list what no test notices."
     )
-    parser.add_argument("--op", required=True, help="a folder of csrc/ops, or evaluation")
-    parser.add_argument("--count", type=int, default=20)
+    parser.add_argument("--op", required=True, nargs="+", help="folders of csrc/ops, or evaluation")
+    parser.add_argument("--count", type=int, default=20, help="changes of each")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=None)
+    parser.add_argument("--jobs", type=int, help="compiler processes at once")
     parser.add_argument("--only", default="", help="files whose names contain this")
     parser.add_argument("--limit", type=float, help="seconds for the tests; without, they are first run with no change")
     parser.add_argument("--pytest", default="", help="more arguments of pytest")
@@ -161,35 +192,8 @@ def main() -> None:
     import torch  # noqa: F401
 
     build.VARIANTS["mutant"] = build.Variant(code=("-O1", "-w"))
-    tests, extra = tests_of(options.op), options.pytest.split()
-    package, begin = build.build_package("mutant", options.jobs), time.monotonic()
-    if options.limit is None:
-        if run_tests(package, tests, 3600, extra) != "passed":
-            sys.exit(f"mutate: {', '.join(tests)} must pass before anything is changed; see {SCRATCH / 'last.log'}")
-        options.limit = 60 + 4 * (time.monotonic() - begin)
-    places = [m for path in sources(options.op) if options.only in path.name for m in mutants_of(path)]
-    chosen = random.Random(options.seed).sample(places, min(options.count, len(places)))
-    print(f"{options.op}: {len(chosen)} of {len(places)} changes, {options.limit:.0f} s for each", flush=True)
-    counts = dict.fromkeys(("failed", "late", "passed", "invalid"), 0)
-    for mutant in chosen:
-        file = TREE / mutant.path
-        text = file.read_text()
-        file.write_text(mutant.apply(text))
-        try:
-            outcome = run_tests(build.build_package("mutant", options.jobs), tests, options.limit, extra)
-        except build.BuildError:
-            outcome = "invalid"
-        finally:
-            file.write_text(text)
-        counts[outcome] += 1
-        if outcome == "passed":
-            line = text.splitlines()[mutant.line - 1].strip()
-            print(
-                f"SURVIVED {mutant.path}:{mutant.line}:{mutant.column}: {mutant.old!r} -> {mutant.new!r}   {line}",
-                flush=True,
-            )
-    killed, valid = counts["failed"] + counts["late"], len(chosen) - counts["invalid"]
-    print(f"{options.op}: {killed} of {valid} noticed ({100 * killed / max(valid, 1):.0f} %), {counts}")
+    for op in options.op:
+        survivors(op, options)
 
 
 if __name__ == "__main__":

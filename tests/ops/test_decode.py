@@ -54,10 +54,21 @@ MAPS = {
     "queries-bad": ("cxcywh", {"bad": 5}),
     "queries-none": ("cxcywh", {"levels": ((0, 1),)}),
 }
+# More than is worked on at once: 256 or 1024 anchors, 4096 for a thread, 16 or 80 classes, 32 bins.
+LARGE = {
+    "dfl-many-bins": ("dfl", {"bins": 40, "levels": ((3, 3), (2, 1))}),
+    "dfl-tiles": ("dfl", {"levels": ((19, 31), (5, 7)), "c": 18}),
+    "dfl-bad-tiles": ("dfl", {"levels": ((23, 29),), "c": 33, "bad": 9, "b": 1}),
+    "distance-long-rows": ("distance", {"levels": ((2, 300), (1, 257)), "c": 17}),
+    "distance-units": ("distance", {"levels": ((70, 61), (3, 4)), "b": 1, "low": -5.0}),
+    "anchors-tiles": ("anchors", {"levels": ((17, 23),), "priors": 2, "c": 5}),
+    "anchors-wide-tiles": ("anchors", {"levels": ((20, 13),), "priors": 1, "c": 97, "b": 1}),
+    "queries-tiles": ("cxcywh", {"levels": ((1, 301),), "c": 19}),
+}
 
 
 def case(name, op, make, options=(), floats=(0, 1)):
-    kind, kw = MAPS[name.partition(" ")[0]]
+    kind, kw = {**MAPS, **LARGE}[name.partition(" ")[0]]
     return Case(name, op, lambda: make(kind, *options, **kw), floats=floats, rtol_double=1e-12, atol_double=1e-12)
 
 
@@ -80,6 +91,7 @@ LIMITS = [
         ("dfl", "threshold-1", (1.0, 5, True)),
         ("distance-saturated", "saturated", (0.9999999, 20, False)),
         ("dfl", "no-rows", (0.1, 0, True)),
+        ("dfl", "one-row", (0.05, 1, True)),
         ("dfl-ties", "truncated-ties", (0.05, 7, True)),
         ("anchors-bad", "negative", (-0.5, 500, True)),
     )
@@ -93,6 +105,7 @@ LIMITS = [
         ("anchors-saturated", "saturated", (0.5, 0.5, 9, 30000, False, False)),
         ("dfl", "no-rows", (0.1, 0.5, 0, 30000, False, True)),
         ("dfl", "no-candidates", (0.1, 0.5, 5, 0, False, True)),
+        ("dfl", "one-candidate", (0.01, 0.5, 5, 1, False, True)),
         ("queries", "iou-0", (0.1, 0.0, 30, 100, False, True)),
     )
 ]
@@ -102,6 +115,26 @@ CASES = [*DENSE, *BACKWARD, *CANDIDATES, *DETECT, *LIMITS]
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c.op.name}-{c.name}")
 def test_case(case, variant):
+    check(case, variant)
+
+
+BEYOND = [
+    case(name, op, make, options, floats)
+    for name in LARGE
+    for op, make, options, floats in (
+        (ops.DECODE_BOXES, arguments, (), (0, 1)),
+        (ops.DECODE_BOXES_BACKWARD, backward_arguments, (), (3, 4)),
+        (ops.DECODE_CANDIDATES, arguments, (0.25, 60, True), (0, 1)),
+        (ops.DETECT, arguments, (0.25, 0.5, 30, 30000, False, False), (0, 1)),
+    )
+]
+
+
+@pytest.mark.parametrize(
+    "variant", ["numpy-plain", "numpy-strided", "numpy-transposed", "torch-float16", "cuda-shuffled"]
+)
+@pytest.mark.parametrize("case", BEYOND, ids=lambda c: f"{c.op.name}-{c.name}")
+def test_beyond_one_tile(case, variant):
     check(case, variant)
 
 

@@ -136,6 +136,15 @@ def test_area_equals_opencv(channels):
         np.testing.assert_array_equal(got, want, err_msg=f"{SHAPES[i]}")
 
 
+@pytest.mark.parametrize("rows", [256, 257, 258, 300])
+def test_area_of_white_cells(rows):
+    """Sums of bytes on both sides of 16 bits, at their greatest."""
+    image = np.full((2 * rows, 9, 3), 255, np.uint8)
+    image[0, 0] = 1
+    want = cv2.resize(image, (3, 2), interpolation=cv2.INTER_AREA)
+    np.testing.assert_array_equal(stretched(image, (2, 3), mode="cv2_area"), want)
+
+
 def test_nv12_equals_pillow():
     image = picture_of("nv12", 90, 64)
     want = Image.fromarray(as_rgb(image, "nv12")).resize((50, 33), Image.Resampling.BILINEAR)

@@ -89,6 +89,8 @@ CASES = [
     case("best-class", ops.MULTICLASS_NMS, multi, 3, 331, 7),
     case("best-class-wide", ops.MULTICLASS_NMS, multi, 1, 150, 80, 3, 0.9),
     case("multi-label", ops.MULTICLASS_NMS, multi, 2, 311, 6, 1, 0.05, multi_label=True),
+    case("multi-label-wide", ops.MULTICLASS_NMS, multi, 2, 41, 131, 1, 0.6, multi_label=True),
+    case("best-class-wider", ops.MULTICLASS_NMS, multi, 2, 70, 131, 4, 0.5, levels=40),
     case("truncated", ops.MULTICLASS_NMS, multi, 2, 700, 5, 1, 0.05, 0.6, 20, 500, multi_label=True),
     case("truncated-ties", ops.MULTICLASS_NMS, multi, 2, 600, 5, 2, 0.05, 0.6, 50, 333, multi_label=True, levels=3),
     case("more-rows-than-boxes", ops.MULTICLASS_NMS, multi, 2, 20, 3, 1, 0.1, 0.5, 64),

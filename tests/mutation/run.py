@@ -165,8 +165,8 @@ def survivors(op: str, options: argparse.Namespace) -> None:
             file.write_text(text)
         noticed, survived = noticed + (not passed), survived + passed
         if passed:
-            line = text.splitlines()[mutant.line - 1].strip()
-            print(f"SURVIVED {mutant.path}:{mutant.line}:{mutant.column + 1}: {mutant.old!r} -> {mutant.new!r}   {line}", flush=True)
+            line, place = text.splitlines()[mutant.line - 1].strip(), f"{mutant.line}:{mutant.column + 1}"
+            print(f"SURVIVED {mutant.path}:{place}: {mutant.old!r} -> {mutant.new!r}   {line}", flush=True)
     share = 100 * noticed / max(noticed + survived, 1)
     print(f"{op}: {noticed} of {noticed + survived} noticed, {share:.0f} %", flush=True)
 

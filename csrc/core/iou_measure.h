@@ -5,7 +5,7 @@
 
 #include "core/iou.h"
 #include "core/rotated_iou.h"
-#include "core/tensor.h"
+#include "core/tensor_load.h"
 
 namespace fastdet {
 
@@ -75,23 +75,6 @@ struct Measure<IouKind::kProb, T> {
     out[0] = g.x, out[1] = g.y, out[2] = g.w, out[3] = g.h, out[4] = g.angle;
   }
 };
-
-// One number of an array of any floating dtype, as T.
-template <typename T>
-FD_HD T load_number(const TensorView& view, std::int64_t at) {
-  switch (view.dtype) {
-    case DType::kFloat16: return static_cast<T>(to_float(view.as<const Half>()[at]));
-    case DType::kBFloat16: return static_cast<T>(to_float(view.as<const BFloat16>()[at]));
-    case DType::kFloat64: return static_cast<T>(view.as<const double>()[at]);
-    default: return static_cast<T>(view.as<const float>()[at]);
-  }
-}
-
-// The numbers of a row that starts at element `at`, `step` apart.
-template <typename T, int N>
-FD_HD void load_row(const TensorView& view, std::int64_t at, std::int64_t step, T (&row)[N]) {
-  for (int i = 0; i < N; ++i) row[i] = load_number<T>(view, at + i * step);
-}
 
 template <IouKind K>
 struct KindTag {

@@ -16,4 +16,14 @@ void set_num_threads(int count);
 // rethrown. No thread exists before the first call that can use one; a forked child starts afresh.
 void parallel_for(std::int64_t n, std::int64_t grain, const std::function<void(std::int64_t, std::int64_t)>& body);
 
+// Runs body(part) for all of [0, parts), each of about `steps` elementary steps (of a nanosecond): in one thread where waking
+// others would cost more.
+template <typename Body>
+void parallel_parts(std::int64_t parts, std::int64_t steps, const Body& body) {
+  constexpr std::int64_t worth_waking = 16384;
+  parallel_for(parts, worth_waking / (steps > 0 ? steps : 1) + 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t part = begin; part < end; ++part) body(part);
+  });
+}
+
 }  // namespace fastdet

@@ -16,8 +16,6 @@ namespace fastdet {
 // Inputs may have any strides and are only read. Outputs are contiguous and do not overlap the inputs: those of the assignment,
 // or, with want_cost, those of the cost; the others stay null. The workspace is aligned to 64 bytes.
 struct TaskAlignedParams {
-  static constexpr std::int64_t kMaxTopk = 1024;
-
   TensorView scores;     // [B, A, C] float32, float16, bfloat16
   TensorView boxes;      // [B, A, 4 | 5] float32, float16, bfloat16
   TensorView points;     // [A, 2] float32

@@ -1,14 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "bindings/arrays.h"
+#include "bindings/assign_call.h"
 #include "bindings/operators.h"
 #include "ops/task_aligned/task_aligned.h"
 
 namespace fastdet::bindings {
 namespace {
 
-constexpr std::initializer_list<DType> kFloats = {DType::kFloat32, DType::kFloat16, DType::kBFloat16};
-constexpr std::initializer_list<DType> kFloat = {DType::kFloat32};
-constexpr std::initializer_list<DType> kIntegers = {DType::kInt64, DType::kInt32};
 constexpr double kOverlapEps = 1e-7;
 
 // The arguments both functions have in common.
@@ -47,9 +44,7 @@ TaskAlignedParams take(Call& call, const char* op, const Arguments& arguments) {
   params.scores = call.input("scores", arguments.scores, kFloats, 3);
   params.boxes = call.input("boxes", arguments.boxes, kFloats, 3);
   params.points = call.input("points", arguments.points, kFloat, 2);
-  params.gt_boxes = call.input("gt_boxes", arguments.gt_boxes, kFloat, 3);
-  params.gt_labels = call.input("gt_labels", arguments.gt_labels, kIntegers, 2);
-  params.gt_count = call.input("gt_count", arguments.gt_count, kIntegers, 1);
+  take_targets(call, arguments.gt_boxes, arguments.gt_labels, arguments.gt_count, &params);
   take_rules(op, arguments, &params);
   task_aligned_check(op, params, params.gt_count.device == Device::kCpu);
   return params;
@@ -67,14 +62,7 @@ py::tuple assign(const Arguments& arguments, const std::string& backend) {
   const char* op = "task_aligned_assign";
   Call call(op, backend);
   TaskAlignedParams params = take(call, op, arguments);
-  const std::int64_t b = params.images(), a = params.anchors();
-  py::object matched_gt, labels, label_scores, num_pos;
-  params.matched_gt = call.output({b, a}, DType::kInt32, &matched_gt).as<std::int32_t>();
-  params.labels = call.output({b, a}, DType::kInt32, &labels).as<std::int32_t>();
-  params.label_scores = call.output({b, a}, DType::kFloat32, &label_scores).as<float>();
-  params.num_pos = call.output({b}, DType::kInt32, &num_pos).as<std::int32_t>();
-  run(call, params);
-  return py::make_tuple(matched_gt, labels, label_scores, num_pos);
+  return run_assignment(call, params, params.anchors(), [&] { run(call, params); });
 }
 
 py::tuple cost(const Arguments& arguments, const std::string& backend) {

@@ -36,9 +36,6 @@ struct Image {
   float *best_metric, *best_overlap;  // [M]
 };
 
-constexpr std::int32_t kUnmatched = -1;
-constexpr std::int32_t kContested = -2;
-
 std::int64_t kept_topk(const TaskAlignedParams& params);
 Points points_at(const TaskAlignedParams& params);
 // The part of the workspace that belongs to one image.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "core/best_list.h"
 #include "core/dispatch.h"
 #include "core/parallel.h"
 #include "ops/task_aligned/task_aligned_columns.h"
@@ -10,8 +11,6 @@
 namespace fastdet {
 namespace task_aligned {
 namespace {
-
-constexpr std::int64_t kGrain = 16384;  // elementary steps (about 1 ns each) worth waking a thread for
 
 // A ground truth without its kind: fields of its item one after the other.
 struct Row {
@@ -136,33 +135,13 @@ void for_candidates(const TaskAlignedParams& p, std::int64_t b, const Image& ima
   }
 }
 
-// The `capacity` smallest keys pushed, in order.
-class Smallest {
- public:
-  Smallest(std::int64_t capacity, std::uint64_t* keys) : capacity_(capacity), keys_(keys) {}
-  void push(std::uint64_t key) {
-    if (key >= last_) return;
-    if (size_ < capacity_) ++size_;
-    std::uint64_t* at = std::upper_bound(keys_, keys_ + size_ - 1, key);
-    std::copy_backward(at, keys_ + size_ - 1, keys_ + size_);
-    *at = key;
-    if (size_ == capacity_) last_ = keys_[size_ - 1];
-  }
-  std::int64_t size() const { return size_; }
-
- private:
-  std::int64_t capacity_, size_ = 0;
-  std::uint64_t* keys_;
-  std::uint64_t last_ = kNoKey;  // keys from here on do not enter
-};
-
 void choose(const TaskAlignedParams& p, std::int64_t b, std::int64_t position) {
   const Image image = image_at(p, b);
   if (position >= *image.count) return;
   Row row;
   load_any(p, b, image.row[position], &row);
-  std::uint64_t keys[TaskAlignedParams::kMaxTopk];
-  Smallest best(kept_topk(p), keys);
+  std::uint64_t keys[kMaxAssignTopk];
+  BestList<std::uint64_t> best(kept_topk(p), keys, kNoKey);
   for_candidates(p, b, image, row, [&](const Pairs& pairs) {
     for (std::int64_t i = 0; i < pairs.count; ++i) {
       if (pairs.metric[i] > 0.0f && pairs.overlap[i] > 0.0f) best.push(falling_key(pairs.metric[i], pairs.anchor[i]));
@@ -238,13 +217,13 @@ void keep(const TaskAlignedParams& p, std::int64_t b, std::int64_t) {
     if (image.owner[a] >= 0) image.held[start[image.owner[a]]++] = static_cast<std::int32_t>(a);
   }
   // Now start[g] is where the anchors of g end.
-  std::uint64_t keys[TaskAlignedParams::kMaxTopk];
+  std::uint64_t keys[kMaxAssignTopk];
   std::int32_t positives = 0;
   for (std::int32_t g = 0; g < count; ++g) {
     const std::int32_t *begin = image.held + (g > 0 ? start[g - 1] : 0), *end = image.held + start[g];
     std::uint64_t last = kNoKey;
     if (p.second_topk > 0 && end - begin > p.second_topk) {
-      Smallest best(p.second_topk, keys);
+      BestList<std::uint64_t> best(p.second_topk, keys, kNoKey);
       for (const std::int32_t* a = begin; a < end; ++a) best.push(falling_key(image.metric[*a], *a));
       last = keys[p.second_topk - 1];
     }
@@ -322,10 +301,7 @@ void write_chosen(const TaskAlignedParams& p, std::int64_t b, std::int64_t posit
 // Runs body(image, part) for `parts` parts of every image, each of about `steps` elementary steps.
 template <typename Body>
 void for_each_part(const TaskAlignedParams& p, std::int64_t parts, std::int64_t steps, const Body& body) {
-  const std::int64_t grain = kGrain / std::max<std::int64_t>(steps, 1) + 1;
-  parallel_for(p.images() * parts, grain, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) body(p, i / parts, i % parts);
-  });
+  parallel_parts(p.images() * parts, steps, [&](std::int64_t i) { body(p, i / parts, i % parts); });
 }
 
 }  // namespace
@@ -334,9 +310,7 @@ void for_each_part(const TaskAlignedParams& p, std::int64_t parts, std::int64_t 
 void task_aligned_cpu(const TaskAlignedParams& p) {
   using namespace task_aligned;
   const std::int64_t tiles = ceil_div(p.anchors(), kTile);
-  parallel_for(tiles, 1 + kGrain / kTile, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t tile = begin; tile < end; ++tile) collect_points(p, tile);
-  });
+  parallel_parts(tiles, kTile, [&](std::int64_t tile) { collect_points(p, tile); });
   for_each_part(p, 1, 30 * p.rows(), collect_rows);
   for_each_part(p, tiles, 10 * kTile, collect_items);
   for_each_part(p, p.rows(), p.anchors(), choose);

@@ -6,20 +6,13 @@
 
 #include <climits>
 
-#include "core/launch.h"
+#include "core/assign_kernels.cuh"
 #include "ops/task_aligned/task_aligned_layout.h"
 #include "ops/task_aligned/task_aligned_math.h"
 
 namespace fastdet::task_aligned {
 
-constexpr int kWarp = 32;
-constexpr unsigned kAllLanes = 0xffffffffu;
-constexpr int kChooseThreads = 128;
-constexpr int kListLength = 10;  // keys a thread keeps in registers: one pass serves a top-k of up to this
-constexpr int kKeepWarps = 4;    // ground truths of a block
-
-FD_D std::int64_t block_image(std::int64_t per_image) { return static_cast<std::int64_t>(blockIdx.x) / per_image; }
-FD_D std::int64_t block_part(std::int64_t per_image) { return static_cast<std::int64_t>(blockIdx.x) % per_image; }
+constexpr int kKeepWarps = 4;  // ground truths of a block
 
 FD_D float infinity() { return bit_cast<float>(0x7f800000u); }
 
@@ -27,15 +20,6 @@ FD_D Box point_at(const TaskAlignedParams& p, std::int64_t anchor) {
   const float* point = p.points.as<const float>() + anchor * p.points.stride[0];
   const float x = point[0], y = point[p.points.stride[1]];
   return {x, y, x, y};
-}
-
-FD_D std::uint64_t warp_min(std::uint64_t key) {
-  unsigned long long least = key;
-  for (int step = kWarp / 2; step > 0; step /= 2) {
-    const unsigned long long other = __shfl_xor_sync(kAllLanes, least, step);
-    least = other < least ? other : least;
-  }
-  return least;
 }
 
 FD_D float warp_max(float value) {
@@ -72,51 +56,6 @@ __global__ FD_LAUNCH_BOUNDS(kAnchorsPerBlock) void task_aligned_prepare_kernel(T
   M::put(M::item(BoxFormat::kXyxy, v, p.form), w.items, w.pitch, at);
   w.takers[at] = 0;
   w.first_taker[at] = INT_MAX;
-}
-
-// Calls take(key) in every thread for the `wanted` smallest keys that scan(visit) visits, in rising order; fewer if they run out.
-// Keys are unique and above 0; kNoKey is none. Each thread keeps its own kListLength smallest in registers; more than that takes
-// another scan. scratch: two entries per warp.
-template <typename Scan, typename Take>
-FD_D void take_smallest(std::int64_t wanted, std::uint64_t* scratch, const Scan& scan, const Take& take) {
-  constexpr int warps = kChooseThreads / kWarp;
-  std::uint64_t last = 0;
-  int side = 0;
-  for (std::int64_t taken = 0; taken < wanted;) {
-    std::uint64_t list[kListLength];
-#pragma unroll
-    for (int i = 0; i < kListLength; ++i) list[i] = kNoKey;
-    scan([&](std::uint64_t key) {
-      if (key <= last || key >= list[kListLength - 1]) return;
-      list[kListLength - 1] = key;
-#pragma unroll
-      for (int i = kListLength - 1; i > 0; --i) {
-        if (list[i] < list[i - 1]) {
-          const std::uint64_t smaller_key = list[i];
-          list[i] = list[i - 1];
-          list[i - 1] = smaller_key;
-        }
-      }
-    });
-    for (int round = 0; round < kListLength && taken < wanted; ++round, ++taken) {
-      // Two sides in turn: one barrier a round, and nobody overwrites what another still reads.
-      side ^= warps;
-      const std::uint64_t least = warp_min(list[0]);
-      if (threadIdx.x % kWarp == 0) scratch[side + static_cast<int>(threadIdx.x) / kWarp] = least;
-      __syncthreads();
-      std::uint64_t winner = scratch[side];
-#pragma unroll
-      for (int i = 1; i < warps; ++i) winner = scratch[side + i] < winner ? scratch[side + i] : winner;
-      if (winner == kNoKey) return;
-      if (list[0] == winner) {
-#pragma unroll
-        for (int i = 1; i < kListLength; ++i) list[i - 1] = list[i];
-        list[kListLength - 1] = kNoKey;
-      }
-      take(winner);
-      last = winner;
-    }
-  }
 }
 
 // Block: one ground truth of one image. Its warps visit the hulls that its region meets, a lane per anchor, and the block takes
@@ -178,15 +117,10 @@ template <IouKind K>
 __global__ FD_LAUNCH_BOUNDS(kAnchorsPerBlock, 1) void task_aligned_settle_kernel(TaskAlignedParams p, DeviceLayout w) {
   const std::int64_t image = block_image(w.tiles), anchor = block_part(w.tiles) * kAnchorsPerBlock + threadIdx.x;
   const std::int64_t at = image * p.anchors() + anchor;
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const bool exists = anchor < p.anchors();
   const std::int32_t takers = exists ? w.takers[at] : 0;
-  std::int32_t row = takers > 0 ? w.first_taker[at] : -1;
-  for (unsigned contested = __ballot_sync(kAllLanes, takers > 1); contested != 0; contested &= contested - 1) {
-    const int owner_lane = __ffs(static_cast<int>(contested)) - 1;
-    const std::int32_t first = first_row<K>(p, w, image, anchor - lane + owner_lane);
-    if (lane == owner_lane) row = first;
-  }
+  const std::int32_t row = settled_row(takers > 1, takers > 0 ? w.first_taker[at] : -1,
+                                       [&](int step) { return first_row<K>(p, w, image, anchor + step); });
   if (!exists) return;
   w.first_taker[at] = row;
   if (row < 0) return;

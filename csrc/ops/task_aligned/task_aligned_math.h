@@ -7,11 +7,8 @@
 
 #include <cstdint>
 
-#include "core/box.h"
+#include "core/assign.h"
 #include "core/iou_measure.h"
-#include "core/numeric.h"
-#include "core/platform.h"
-#include "core/tensor.h"
 
 namespace fastdet {
 
@@ -26,16 +23,13 @@ enum class TargetScore : std::uint8_t { kNormalized, kMetric, kOverlap };
 
 namespace task_aligned {
 
-constexpr float kInsideMargin = 1e-9f;               // a point is inside an edge that it is farther from than this
-constexpr std::uint64_t kNoKey = ~std::uint64_t{0};  // above every key
+constexpr float kInsideMargin = 1e-9f;  // a point is inside an edge that it is farther from than this
 
 // Where the point of an anchor must lie. `bounds` holds all such points; it is the region itself unless boxes are rotated.
 struct Region {
   Box bounds;
   float x, y, cosine, sine, half_w, half_h;
 };
-
-FD_HD float magnitude(float value) { return value < 0.0f ? -value : value; }
 
 FD_HD void widen_side(float below, float size, float* low, float* high) {
   const float middle = (*low + *high) * 0.5f, half = size * 0.5f;
@@ -102,7 +96,6 @@ FD_HD float power_of(float x, std::int32_t whole, float fraction) {
   return power;
 }
 
-FD_HD float clamp_score(float score) { return smaller(positive(score), 1.0f); }
 // s and u as they enter the metric; a score that is not finite makes the metric 0.
 FD_HD float metric_of(float score, float score_term, float overlap_term) {
   return is_finite(score) ? score_term * overlap_term : 0.0f;
@@ -112,7 +105,6 @@ FD_HD float metric_of(float score, float score_term, float overlap_term) {
 FD_HD std::uint64_t falling_key(float value, std::int32_t index) {
   return static_cast<std::uint64_t>(~order_key(value)) << 32 | static_cast<std::uint32_t>(index);
 }
-FD_HD std::int32_t key_index(std::uint64_t key) { return static_cast<std::int32_t>(key & 0x7fffffffu); }
 FD_HD float key_value(std::uint64_t key) { return order_key_value(~static_cast<std::uint32_t>(key >> 32)); }
 
 // The target score of an anchor; the best are over all anchors that its ground truth keeps.
@@ -121,16 +113,6 @@ FD_HD float target_score_of(TargetScore rule, float metric, float overlap, float
   if (rule == TargetScore::kOverlap) return overlap;
   const float divisor = best_metric + eps;
   return divisor > 0.0f ? metric * best_overlap / divisor : 0.0f;
-}
-
-FD_HD std::int64_t load_integer(const TensorView& view, std::int64_t at) {
-  return view.dtype == DType::kInt32 ? view.as<const std::int32_t>()[at] : view.as<const std::int64_t>()[at];
-}
-
-// Rows of an image that are not padding.
-FD_HD std::int64_t load_count(const TensorView& count, std::int64_t image, std::int64_t rows) {
-  const std::int64_t value = load_integer(count, image * count.stride[0]);
-  return value < 0 ? 0 : value > rows ? rows : value;
 }
 
 template <IouKind K>

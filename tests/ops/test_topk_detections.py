@@ -82,6 +82,15 @@ CASES = [
     case("scores-negative", 2, 30, 8, 30, sigmoid=False, ties=2, multi_label=False),
     case("several-runs", 1, 900, 3, 2500, seed=4),
     case("wide", 1, 9, 365, 40),
+    # More than four queries for each row: looked for query by query.
+    case("many-queries", 2, 131, 5, 12),
+    case("many-queries-ties", 2, 90, 5, 20, seed=1, ties=1),
+    case("many-queries-saturated", 1, 90, 5, 20, low=25.0),
+    case("many-queries-bad", 2, 90, 4, 20, bad=70),
+    case("many-queries-threshold", 2, 90, 4, 20, 0.6),
+    case("many-queries-scores", 2, 60, 4, 7, 0.98, sigmoid=False, bad=9),
+    case("many-queries-wide", 1, 23, 523, 5),
+    case("one-row", 2, 9, 4, 1, sizes=True),
 ]
 
 

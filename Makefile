@@ -18,7 +18,7 @@ CHECK_TOOLS := ruff mypy build clang-format codespell
 CPP := $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/native/*.h' 'tests/native/*.cpp' \
 	'tests/native/*.cu' 2>/dev/null)
 
-.PHONY: help demo test install lint bench sanitize fuzz mutate cuda-check package-check reproduce-weights wheel sdist format clean
+.PHONY: help demo test install lint bench bench-index sanitize fuzz mutate cuda-check package-check reproduce-weights wheel sdist format clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -54,6 +54,9 @@ bench: install ## time against peers, interleaved; writes benchmarks/results/ an
 	FASTDET_BENCH_SAVE=1 $(BIN)/python -m pytest benchmarks $(ARGS)
 	$(BIN)/python benchmarks/table.py
 	$(BIN)/python benchmarks/detector_table.py
+
+bench-index: install ## open 2 million made-up pictures, with and without a kept index; needs 3 GB of disk
+	$(BIN)/python benchmarks/data/index_of_millions.py $(ARGS)
 
 sanitize: install ## every kernel under ASan + UBSan and under TSan, in the emulator
 	$(BIN)/python tests/native/run_sanitized.py $(ARGS)

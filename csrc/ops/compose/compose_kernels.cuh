@@ -45,7 +45,7 @@ FD_D void compose_layer_pixel(const ComposeTask& task, const ComposePicture& pic
 // A block owns 32 x 8 pixels of the picture blockIdx.y, a thread one of them, from its position to its three bytes; nothing is
 // shared. Arithmetic is that of the CPU path, in float and, for mixup, double.
 __global__ FD_LAUNCH_BOUNDS(256) void compose_kernel(ComposeTask task) {
-  const ComposePicture picture = task.pictures[blockIdx.y];
+  const ComposePicture& picture = task.pictures[blockIdx.y];  // no copy: a pointer to its fill would put it on the stack
   const std::int64_t column = blockIdx.x % task.tiles_per_row, band = blockIdx.x / task.tiles_per_row;
   const std::int64_t x = column * kComposeTileWidth + threadIdx.x % kComposeTileWidth;
   const std::int64_t y = band * kComposeTileHeight + threadIdx.x / kComposeTileWidth;

@@ -3,8 +3,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import small_sets
 from marked_pictures import Marked
+from PIL import Image
 
+from fastdet.cli import main
 from fastdet.data.augmentation import RECIPES, augmented_sample
 from fastdet.data.augmentation.contact_sheet import GAP, contact_sheet
 from fastdet.drawing import draw
@@ -27,3 +30,16 @@ def test_wrong_arguments():
         contact_sheet([], RECIPES["yolov5"])
     with pytest.raises(ValueError, match="count and columns"):
         contact_sheet(Marked(0, 3), RECIPES["yolov5"], columns=0)
+
+
+def test_check_writes_a_sheet_of_what_can_be_read(tmp_path, capfd):
+    root = small_sets.write_yolo(tmp_path / "set")
+    (root / "images/train/b.png").write_bytes(b"no picture")
+    assert main(["check", str(root), "--sheet", str(tmp_path / "s.png"), "--recipe", "yolov7"]) == 1
+    with Image.open(tmp_path / "s.png") as sheet:
+        assert sheet.size == (2 * 640 + GAP, 640)
+    assert "picture-no-picture: 1" in capfd.readouterr().out
+    assert main(["check", str(root), "--recipe", "yolov4"]) == 1
+    assert "must be one of fastdet, yolov5" in capfd.readouterr().err
+    assert main(["check", str(root), "--sheet", "s.gif"]) == 2
+    assert "--sheet must end in one of" in capfd.readouterr().err

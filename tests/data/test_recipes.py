@@ -160,6 +160,55 @@ def test_flips_are_involutions(seed, name):
     np.testing.assert_allclose(both.boxes[:, ::2], left.boxes[:, ::2], atol=1e-4)
 
 
+PASTING = {
+    "copy_paste": 1.0,
+    "copy_paste_boxes": True,
+    "cutmix": 0.7,
+    "mixup": 0.5,
+    "perspective": 0.001,
+    "degrees": 180.0,
+    "flip_vertical": 0.5,
+}
+WILD = {
+    "pasting": Recipe(copy_paste_mode="mixup", copy_paste_rule="ranked", mixup_with="any", **PASTING),
+    "pasting, nine": Recipe(mosaic9=0.5, mixup_with="picture", shear=30.0, last_epochs="stretch", **PASTING),
+}
+
+
+class Wild:
+    """A few pictures from one pixel on, of noise, with up to five boxes, some of them with polygons."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.samples = [self._sample(rng) for _ in range(rng.integers(1, 6))]
+
+    def _sample(self, rng: np.random.Generator) -> Sample:
+        height, width = rng.integers(1, 60 if rng.random() < 0.8 else 3, 2)
+        count = int(rng.integers(0, 6))
+        boxes = np.sort(rng.uniform(0, 1, (count, 2, 2)), axis=1).reshape(count, 4) * [width, height, width, height]
+        polygons = tuple(rng.uniform(box[:2], box[2:], (rng.integers(3, 9), 2)) for box in boxes)
+        image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        return Sample(image, boxes.astype(np.float32), np.arange(count), polygons if rng.random() < 0.5 else None)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __call__(self, index: int) -> Sample:
+        return self.samples[index]
+
+
+@pytest.mark.parametrize("name", [*ALL, *WILD])
+def test_any_size_and_any_boxes(name):
+    recipe = {**ALL, **WILD}[name]
+    for seed in range(25):
+        rng = np.random.default_rng(seed)
+        pictures, size, calm = Wild(rng), tuple(rng.integers(1, 50, 2).tolist()), bool(rng.random() < 0.2)
+        sample = augmented_sample(pictures, len(pictures) - 1, recipe=recipe, size=size, seed=seed, calm=calm)
+        assert sample.image.shape == (*size, 3) and sample.labels.dtype == np.int64
+        assert len(sample.boxes) == len(sample.labels) and sample.boxes.dtype == np.float32
+        assert (sample.boxes[:, 2:] > sample.boxes[:, :2]).all() and (sample.boxes >= 0).all()
+        assert (sample.boxes[:, 2:] <= size[::-1]).all()
+
+
 def test_layouts_and_out():
     plain = augmented_sample(Marked(0, 9), 0, recipe=RECIPES["yolov7"], size=SIZE)
     batch = np.zeros((2, 3, *SIZE), np.uint8)

@@ -6,6 +6,7 @@ from dataclasses import fields
 
 import pytest
 
+from fastdet.data.augmentation import RECIPES, Augmentation
 from fastdet.train.config import TrainConfig, from_json, load_config
 
 
@@ -40,8 +41,15 @@ WRONG = {
     "scale": ({"scale": [1.5, 1.0]}, "scale must be 0 < low <= high"),
     "shear": ({"shear": 90}, "shear must be in [0, 45]"),
     "rate": ({"lr": 0}, "lr must be above 0"),
+    "recipe": ({"recipe": "yolov4"}, "must be one of fastdet, yolov5"),
+    "recipe and own": ({"recipe": "yolov5", "mosaic": 0.1}, "recipe 'yolov5' has numbers of its own, got mosaic"),
     "precision": ({"precision": "half"}, "precision must be one of"),
 }
+
+
+def test_augmentation_is_the_recipe():
+    assert TrainConfig(mosaic=0.2, seed=4).augmentation() == Augmentation(mosaic=0.2)
+    assert TrainConfig(recipe="yolov7").augmentation() == RECIPES["yolov7"]
 
 
 @pytest.mark.parametrize("name", WRONG)

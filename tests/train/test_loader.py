@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from broken_pictures import pattern, write_broken
-from fastdet.data.augment import Augmentation
+from fastdet.data.augmentation import RECIPES, Augmentation, augmented_sample
 from fastdet.data.coco import read_coco
 from fastdet.data.dataset import DataError, Picture
 from fastdet.data.loader import Loader, PictureCache, read_picture
@@ -70,6 +70,22 @@ def test_sample_depends_on_seed_epoch_and_index_only(shapes):
     for options in ({"epoch": 4}, {"seed": 6}):
         other = flat(batches(shapes, **options))
         assert all(other[index] != reference[index] for index in range(8))
+
+
+@pytest.mark.parametrize("name", ["yolov7", "damo-yolo"])
+def test_recipes_of_others(shapes, name):
+    """A batch holds what ``augmented_sample`` gives, whoever builds it."""
+    data, recipe = dataset_of(shapes), RECIPES[name]
+    for options in ({}, {"workers": 2}):
+        with Loader(data, recipe, size=SIZE, batch_size=4, seed=5, calm_from=1, **options) as loader:
+            given = [(epoch, batch) for epoch in range(2) for batch in loader]
+        for epoch, batch in given:
+            for row, index in enumerate(batch.indices):
+                sample = augmented_sample(
+                    PictureCache(data.pictures), index, recipe=recipe, size=SIZE, seed=5, epoch=epoch, calm=epoch == 1
+                )
+                np.testing.assert_array_equal(batch.images[row].transpose(1, 2, 0), sample.image)
+                np.testing.assert_array_equal(batch.boxes[row], sample.boxes)
 
 
 @pytest.mark.parametrize(
@@ -320,8 +336,7 @@ def test_a_killed_worker_is_started_again_once(shapes):
 SCRIPT = """
 import os, sys, time
 from pathlib import Path
-from broken_pictures import pattern, write_broken
-from fastdet.data.augment import Augmentation
+from fastdet.data.augmentation import Augmentation
 from fastdet.data.coco import read_coco
 from fastdet.data.loader import Loader
 
@@ -390,13 +405,13 @@ def test_draft_decodes_less_and_moves_the_boxes(tmp_path):
     (tmp_path / "annotations/train.json").write_text(json.dumps(content))
     data = dataset_of(tmp_path)
     cache = PictureCache(data.pictures, draft=(200, 200))
-    assert cache(0).image.size == (251, 201) and cache(0).labels.tolist() == [0]
+    assert cache(0).image.shape == (201, 251, 3) and cache(0).labels.tolist() == [0]
     scale = np.array([251 / 1001, 201 / 802] * 2)
     np.testing.assert_allclose(cache(0).boxes[0], np.array([100, 50, 433, 501]) * scale, rtol=1e-6)
     calm = {"batch_size": 1, "calm_from": 0}
     small, whole = (next(iter(loader_of(tmp_path, draft=draft, **calm))) for draft in (True, False))
     np.testing.assert_allclose(small.boxes[0], whole.boxes[0], atol=1e-3)
-    assert np.abs(small.images.astype(int) - whole.images).mean() < 4 and not np.array_equal(small.images, whole.images)
+    assert np.abs(small.images.astype(int) - whole.images).mean() < 6 and not np.array_equal(small.images, whole.images)
     short = dataclasses.replace(data.pictures[0], width=1002)
     with pytest.raises(DataError, match=r"a.jpg: is 1001 x 802 pixels, the annotations say 1002 x 802"):
         read_picture(short, (200, 200))

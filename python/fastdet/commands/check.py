@@ -7,8 +7,13 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from fastdet.arguments import Parser, add_arguments, build_config
+from fastdet.data.augmentation import contact_sheet, recipe_named
 from fastdet.data.check import CheckReport, check_dataset
+from fastdet.data.pictures import PictureCache
+from fastdet.detections import SAVE_SUFFIXES
 from fastdet.drawing import encode
 from fastdet.files import write_atomic
 from fastdet.progress import Progress, aligned
@@ -31,6 +36,10 @@ class CheckCommand:
     show: int = field(default=20, metadata={"help": "problems of a kind to show; 0 for all"})
     json: str | None = field(default=None, metadata={"help": "write everything there", "metavar": "FILE"})
     png: str | None = field(default=None, metadata={"help": "write a picture of the labels there", "metavar": "FILE"})
+    sheet: str | None = field(
+        default=None, metadata={"help": "write augmented training pictures with boxes there", "metavar": "FILE"}
+    )
+    recipe: str = field(default="fastdet", metadata={"help": "augmentation on the sheet: fastdet, yolov5, ... (docs)"})
 
 
 def run(words: list[str]) -> int:
@@ -41,6 +50,9 @@ def run(words: list[str]) -> int:
     add_arguments(parser, CheckCommand)
     given = parser.parse_args(words)
     command: CheckCommand = build_config(CheckCommand, given)
+    recipe_named(command.recipe)  # before the long work
+    if command.sheet and Path(command.sheet).suffix.lower() not in SAVE_SUFFIXES:
+        parser.error(f"--sheet must end in one of {', '.join(sorted(SAVE_SUFFIXES))}, got {command.sheet!r}")
     with Progress(0, "pictures") as progress:
 
         def on_picture(total: int) -> None:
@@ -56,8 +68,22 @@ def run(words: list[str]) -> int:
         from fastdet.data.label_sheet import label_sheet
 
         write_atomic(Path(command.png), encode(label_sheet(report.sets, f"{report.path}, {report.kind}"), ".png"))
+    if command.sheet:
+        _write_sheet(Path(command.sheet), command.recipe, report)
     print("\n".join(_lines(report, command.show)))
     return 1 if report.harmful else 0
+
+
+def _write_sheet(path: Path, recipe: str, report: CheckReport) -> None:
+    """Training samples of the pictures that can be read; of the first split where none is for training."""
+    if not report.sets:
+        raise ValueError(f"{report.path}: there is nothing to draw on a sheet")
+    split = next((name for name in report.sets if name.startswith("train")), next(iter(report.sets)))
+    dataset = report.sets[split]
+    bad = {problem.path for problem in report.problems if problem.level == "error"}
+    readable = dataset.pictures.where(np.array([picture.path not in bad for picture in dataset.pictures], bool))
+    sheet = contact_sheet(PictureCache(readable), recipe_named(recipe), names=dataset.names or None)
+    write_atomic(path, encode(sheet, path.suffix))
 
 
 def _lines(report: CheckReport, show: int) -> list[str]:

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fastdet.data.augment import Augmentation, Sample, augment
+from fastdet.data.augmentation import Augmentation, Recipe, Sample, Stream, augmented_sample
 from fastdet.data.dataset import DataError, Dataset
 from fastdet.data.pictures import PictureCache
 
 __all__ = ["Batch", "BatchBuilder", "BatchPlan", "Stopped"]
 
-ORDER_STREAM = 2**32 - 1  # sub-stream of the epoch's order, no index of a picture
+ORDER = 1  # purpose of the random numbers that order an epoch; those of samples have 0
 
 
 class Stopped(Exception):
@@ -43,7 +43,7 @@ class BatchPlan:
     """Everything the batches of a training depend on; worker processes get it once."""
 
     dataset: Dataset
-    options: Augmentation
+    options: Augmentation | Recipe
     size: tuple[int, int]  # (height, width) of the network input
     batch_size: int
     seed: int
@@ -65,12 +65,12 @@ class BatchPlan:
         """(height, width) of a picture that is not enlarged even by the largest zoom; None without ``draft``."""
         if not self.draft:
             return None
-        zoom = max(1.0, self.options.scale[1], self.options.mosaic_scale[1]) * math.sqrt(1 + self.options.stretch)
+        zoom = self.options.largest_zoom
         return math.ceil(self.size[0] * zoom), math.ceil(self.size[1] * zoom)
 
     def order(self, epoch: int) -> np.ndarray:
         """[N] the pictures in the order of an epoch."""
-        return np.random.default_rng([self.seed, epoch, ORDER_STREAM]).permutation(len(self.dataset))
+        return Stream(self.seed, epoch, 0, purpose=ORDER).permutation(len(self.dataset))
 
 
 class BatchBuilder:
@@ -97,7 +97,7 @@ class BatchBuilder:
         Raises:
             DataError: a picture cannot be read and may not be skipped, or none of the data set can be. Stopped.
         """
-        plan, count = self.plan, len(self.plan.dataset)
+        plan = self.plan
         known, order = self._order
         if known != epoch:
             order = plan.order(epoch)
@@ -109,9 +109,10 @@ class BatchBuilder:
         for row, index in enumerate(order[number * plan.batch_size : (number + 1) * plan.batch_size].tolist()):
             if stopped():
                 raise Stopped
-            rng = np.random.default_rng([plan.seed, epoch, index])
-            sample = augment(index, count, reader, rng, plan.options, plan.size, calm=calm)
-            images[row] = np.asarray(sample.image).transpose(2, 0, 1)
+            sample = augmented_sample(
+                reader, index, recipe=plan.options, size=plan.size, seed=plan.seed, epoch=epoch, calm=calm,
+                layout="nchw", out=images[row],
+            )  # fmt: skip
             batch.boxes.append(sample.boxes)
             batch.labels.append(sample.labels)
             batch.indices.append(reader.shown.get(index, index))
@@ -124,6 +125,9 @@ class _Reader:
     def __init__(self, cache: PictureCache, batch: Batch, plan: BatchPlan) -> None:
         self._cache, self._batch, self._plan = cache, batch, plan
         self.shown: dict[int, int] = {}  # picture -> the one that stands in for it
+
+    def __len__(self) -> int:
+        return len(self._cache)
 
     def __call__(self, index: int) -> Sample:
         count = len(self._cache)

@@ -196,7 +196,7 @@ def _sample(split: str, index: int, sets: Mapping[str, Dataset]) -> tuple[str, I
     picture = dataset.pictures[index]
     across = (WIDTH - 2 * MARGIN - (COLUMNS - 1) * GAP // 2) // COLUMNS
     try:
-        image = read_picture(picture, (SAMPLE_HEIGHT, across))
+        image = Image.fromarray(read_picture(picture, (SAMPLE_HEIGHT, across)))
     except DataError:
         return None
     scale = min(across / picture.width, SAMPLE_HEIGHT / picture.height)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fastdet.data.augment import Augmentation
+from fastdet.data.augmentation import Augmentation, Recipe
 from fastdet.data.batches import Batch, BatchBuilder, BatchPlan
 from fastdet.data.dataset import Dataset
 from fastdet.data.pictures import PictureCache, read_picture
@@ -49,7 +49,7 @@ class Loader:
     def __init__(
         self,
         dataset: Dataset,
-        augmentation: Augmentation,
+        augmentation: Augmentation | Recipe,
         *,
         size: tuple[int, int],
         batch_size: int,

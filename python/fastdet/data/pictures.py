@@ -7,9 +7,8 @@ import threading
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
-from fastdet.data.augment import Sample
+from fastdet.data.augmentation import Sample
 from fastdet.data.dataset import DataError, Picture
 from fastdet.image_files import ImageError, read_reduced
 
@@ -28,7 +27,7 @@ class PictureCache:
             it on either side, see ``fastdet.image_files.read_reduced``. None: all pixels.
         """
         self._pictures, self._draft = pictures, draft
-        self._images: dict[int, Image.Image] = {}
+        self._images: dict[int, np.ndarray] = {}
         self._room = limit_mb * 2**20
         self._lock = threading.Lock()
 
@@ -41,22 +40,23 @@ class PictureCache:
         image = self._images.get(index)
         if image is None:
             image = read_picture(picture, self._draft)
-            needed = 3 * image.height * image.width
+            needed = image.nbytes
             with self._lock:
                 if self._room >= needed and index not in self._images:
                     self._room -= needed
                     self._images[index] = image
         boxes = picture.boxes
-        if image.size != (picture.width, picture.height):
-            ratio = (image.width / picture.width, image.height / picture.height)
+        height, width = image.shape[:2]
+        if (height, width) != (picture.height, picture.width):
+            ratio = (width / picture.width, height / picture.height)
             boxes = (boxes * np.array(ratio * 2)).astype(np.float32)
         return Sample(image, boxes, picture.labels)
 
 
-def read_picture(picture: Picture, draft: tuple[int, int] | None = None) -> Image.Image:
-    """Decode to RGB, turned as its EXIF says; reduced towards ``draft`` (height, width) as ``read_reduced`` does it.
+def read_picture(picture: Picture, draft: tuple[int, int] | None = None) -> np.ndarray:
+    """Decode to RGB [H, W, 3] uint8, turned as its EXIF says; reduced towards ``draft`` (height, width).
 
-    Raises DataError when it is unreadable or not of the declared size.
+    The reduction is that of ``read_reduced``. Raises DataError when it is unreadable or not of the declared size.
     """
     try:
         pixels, (height, width) = read_reduced(picture.path, draft)
@@ -66,4 +66,4 @@ def read_picture(picture: Picture, draft: tuple[int, int] | None = None) -> Imag
         raise DataError(
             f"{picture.path}: is {width} x {height} pixels, the annotations say {picture.width} x {picture.height}"
         )
-    return Image.fromarray(pixels)
+    return pixels

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from fastdet.data.augment import Augmentation
+from fastdet.data.augmentation import Augmentation, Recipe, recipe_named
 from fastdet.data.loader import ON_ERROR, WORKER_KINDS
 
 PRECISIONS = ("float32", "bfloat16")
@@ -43,6 +43,9 @@ class TrainConfig(Augmentation):
     epochs: int = field(default=100, metadata={"help": "passes over the training pictures"})
     calm_epochs: int = field(
         default=10, metadata={"help": "last epochs, with flips and colour only, at the floor rate"}
+    )
+    recipe: str = field(
+        default="fastdet", metadata={"help": "augmentation: fastdet, by the settings here, or as of yolov5, ... (docs)"}
     )
     batch_size: int = field(default=8, metadata={"help": "pictures a step"})
     optimizer: str = field(default="adamw", metadata={"help": "adamw or sgd"})
@@ -82,6 +85,9 @@ class TrainConfig(Augmentation):
         for name, words in (("worker_kind", WORKER_KINDS), ("on_bad_picture", ON_ERROR)):
             if getattr(self, name) not in words:
                 raise ValueError(f"TrainConfig: {name} must be one of {words}, got {getattr(self, name)!r}")
+        changed = [each.name for each in fields(Augmentation) if getattr(self, each.name) != each.default]
+        if isinstance(recipe_named(self.recipe), Recipe) and changed:
+            raise ValueError(f"TrainConfig: recipe {self.recipe!r} has numbers of its own, got {', '.join(changed)}")
         if self.workers < 0:
             raise ValueError(f"TrainConfig: workers must not be negative, got {self.workers}")
         if self.calm_epochs < 0:
@@ -90,6 +96,11 @@ class TrainConfig(Augmentation):
             len(self.input_size) != 2 or any(s % 32 or s < 32 for s in self.input_size)
         ):
             raise ValueError(f"TrainConfig: input_size must be two multiples of 32, got {self.input_size}")
+
+    def augmentation(self) -> Augmentation | Recipe:
+        """What ``recipe`` names; for "fastdet" the settings here, without all else."""
+        own = Augmentation(**{each.name: getattr(self, each.name) for each in fields(Augmentation)})
+        return own if self.recipe == "fastdet" else recipe_named(self.recipe)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, tuples as lists."""

@@ -20,7 +20,6 @@ from torch.utils import deterministic as _deterministic
 
 from fastdet import models
 from fastdet.data import Dataset, open_dataset
-from fastdet.data.augment import Augmentation
 from fastdet.data.coco import read_coco
 from fastdet.data.loader import Batch, Loader, PictureCache
 from fastdet.evaluation import Metrics, evaluate
@@ -165,11 +164,9 @@ def _run_epoch(
 
 
 def _loader(config: TrainConfig, dataset: Dataset, size: tuple[int, int]) -> Loader:
-    # Not the config itself: worker processes would import torch to unpickle it.
-    options = {each.name: getattr(config, each.name) for each in dataclasses.fields(Augmentation)}
     return Loader(
         dataset,
-        Augmentation(**options),
+        config.augmentation(),  # not the config itself: worker processes would import torch to unpickle it
         size=size,
         batch_size=config.batch_size,
         seed=config.seed,

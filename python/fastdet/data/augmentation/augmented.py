@@ -12,7 +12,7 @@ from fastdet.data.augmentation.family import family_view
 from fastdet.data.augmentation.own import Augmentation, own_view
 from fastdet.data.augmentation.random_stream import Stream
 from fastdet.data.augmentation.recipe import FAMILY_RECIPES, Recipe
-from fastdet.data.augmentation.scene import Pictures, Sample, pixels
+from fastdet.data.augmentation.scene import Sample, SampleSource, pixels
 
 RECIPES: dict[str, Augmentation | Recipe] = {"fastdet": Augmentation(), **FAMILY_RECIPES}
 
@@ -25,7 +25,7 @@ def recipe_named(name: str) -> Augmentation | Recipe:
 
 
 def augmented_sample(
-    pictures: Pictures,
+    pictures: SampleSource,
     index: int,
     *,
     recipe: Augmentation | Recipe,

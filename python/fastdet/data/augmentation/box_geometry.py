@@ -23,7 +23,10 @@ def stretch_matrix(source: tuple[int, int], size: tuple[int, int]) -> np.ndarray
 
 def pixel_matrix(matrix: np.ndarray) -> np.ndarray:
     """The same map between pixel indices, as ``compose`` and OpenCV take it: index 0 is the point 0.5."""
-    return translation(-0.5, -0.5) @ matrix @ translation(0.5, 0.5)
+    shifted = matrix.astype(np.float64)
+    shifted[:, 2] += 0.5 * (matrix[:, 0] + matrix[:, 1])
+    shifted[:2] -= 0.5 * shifted[2]
+    return shifted
 
 
 def warp_points(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -46,12 +49,14 @@ def in_front(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 def clip_boxes(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """``boxes`` [M, 4] cut at a picture of ``size`` (height, width); float64."""
-    return np.asarray(boxes, np.float64).clip(0, [size[1], size[0], size[1], size[0]])
+    limit = np.array([size[1], size[0], size[1], size[0]], np.float64)
+    return np.minimum(np.maximum(boxes, 0.0), limit)
 
 
 def areas(boxes: np.ndarray) -> np.ndarray:
     """[M] areas of ``boxes`` [M, 4]; 0 for empty ones."""
-    return (boxes[:, 2:] - boxes[:, :2]).clip(0).prod(axis=1)
+    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0.0)
+    return np.asarray(sides[:, 0] * sides[:, 1])
 
 
 def shared_area(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:

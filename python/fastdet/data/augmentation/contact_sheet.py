@@ -10,7 +10,7 @@ import numpy as np
 from fastdet.data.augmentation.augmented import augmented_sample
 from fastdet.data.augmentation.own import Augmentation
 from fastdet.data.augmentation.recipe import Recipe
-from fastdet.data.augmentation.scene import Pictures
+from fastdet.data.augmentation.scene import SampleSource
 from fastdet.drawing import draw
 
 GAP = 6
@@ -18,7 +18,7 @@ GROUND = 255
 
 
 def contact_sheet(
-    pictures: Pictures,
+    pictures: SampleSource,
     recipe: Augmentation | Recipe,
     *,
     names: Sequence[str] | None = None,

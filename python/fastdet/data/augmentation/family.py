@@ -10,11 +10,11 @@ from fastdet.data.augmentation.copy_paste import paste_from, paste_mirrored
 from fastdet.data.augmentation.mosaic import mosaic4, mosaic9, single
 from fastdet.data.augmentation.random_stream import Stream
 from fastdet.data.augmentation.recipe import Recipe
-from fastdet.data.augmentation.scene import Pictures, View, flat, flip, lay, resized
+from fastdet.data.augmentation.scene import SampleSource, View, flat, flip, lay, resized
 
 
 def family_view(
-    index: int, pictures: Pictures, stream: Stream, recipe: Recipe, size: tuple[int, int], *, calm: bool
+    index: int, pictures: SampleSource, stream: Stream, recipe: Recipe, size: tuple[int, int], *, calm: bool
 ) -> View:
     """Sample ``index`` of ``pictures`` at ``size`` (height, width), random only through ``stream``.
 
@@ -34,7 +34,7 @@ def family_view(
 
 
 def _alone(
-    index: int, pictures: Pictures, stream: Stream, recipe: Recipe, size: tuple[int, int], *, mosaic: bool
+    index: int, pictures: SampleSource, stream: Stream, recipe: Recipe, size: tuple[int, int], *, mosaic: bool
 ) -> View:
     """Steps 1 to 3."""
     nine = stream.chance(recipe.mosaic9)
@@ -48,7 +48,7 @@ def _alone(
     return random_view(canvas, stream, recipe, size)
 
 
-def _mixed(index: int, pictures: Pictures, stream: Stream, recipe: Recipe, size: tuple[int, int]) -> View:
+def _mixed(index: int, pictures: SampleSource, stream: Stream, recipe: Recipe, size: tuple[int, int]) -> View:
     """Steps 1 to 4."""
     mosaic = stream.chance(recipe.mosaic)
     view = _alone(index, pictures, stream, recipe, size, mosaic=mosaic)

@@ -7,7 +7,7 @@ import math
 
 from fastdet.data.augmentation.random_stream import Stream
 from fastdet.data.augmentation.recipe import Recipe
-from fastdet.data.augmentation.scene import Canvas, Pictures, Sample, lay, resized
+from fastdet.data.augmentation.scene import Canvas, Sample, SampleSource, lay, resized
 
 
 def fitted(sample: Sample, size: tuple[int, int], recipe: Recipe) -> Sample:
@@ -31,7 +31,7 @@ def single(sample: Sample, size: tuple[int, int], recipe: Recipe) -> Canvas:
     return lay(size, [(part, left, top)])
 
 
-def mosaic4(index: int, pictures: Pictures, stream: Stream, recipe: Recipe, size: tuple[int, int]) -> Canvas:
+def mosaic4(index: int, pictures: SampleSource, stream: Stream, recipe: Recipe, size: tuple[int, int]) -> Canvas:
     """Picture ``index`` and three random others, each with a corner at a centre in the canvas's middle half."""
     height, width = size
     centre_y = int(stream.uniform(0.5 * height, 1.5 * height))
@@ -49,7 +49,7 @@ def mosaic4(index: int, pictures: Pictures, stream: Stream, recipe: Recipe, size
     return lay((2 * height, 2 * width), placed)
 
 
-def mosaic9(index: int, pictures: Pictures, stream: Stream, recipe: Recipe, size: tuple[int, int]) -> Canvas:
+def mosaic9(index: int, pictures: SampleSource, stream: Stream, recipe: Recipe, size: tuple[int, int]) -> Canvas:
     """Picture ``index`` amid eight random others, each touching its neighbours; a random 2H x 2W window of 3H x 3W."""
     height, width = size
     order = [index, *stream.integers(len(pictures), 8)]

@@ -17,8 +17,8 @@ from fastdet.data.augmentation.colour_tables import hsv_tables
 from fastdet.data.augmentation.random_stream import Stream
 from fastdet.data.augmentation.scene import (
     Objects,
-    Pictures,
     Sample,
+    SampleSource,
     Tile,
     View,
     flat,
@@ -66,9 +66,14 @@ class Augmentation:
             if not 0 <= getattr(self, name) <= high:
                 raise ValueError(f"{type(self).__name__}: {name} must be in [0, {high}], got {getattr(self, name)}")
 
+    @property
+    def largest_zoom(self) -> float:
+        """The largest size at which a whole picture may be seen, in sizes of the input."""
+        return max(1.0, self.scale[1], self.mosaic_scale[1]) * math.sqrt(1 + self.stretch)
+
 
 def own_view(
-    index: int, pictures: Pictures, stream: Stream, options: Augmentation, size: tuple[int, int], *, calm: bool
+    index: int, pictures: SampleSource, stream: Stream, options: Augmentation, size: tuple[int, int], *, calm: bool
 ) -> View:
     """Sample ``index`` of ``pictures`` at ``size`` (height, width), random only through ``stream``.
 
@@ -170,7 +175,7 @@ def mosaic(samples: list[Sample], stream: Stream, options: Augmentation, size: t
     return flat(tiles, size, join(parts))
 
 
-def _busy(index: int, pictures: Pictures, stream: Stream, options: Augmentation, size: tuple[int, int]) -> View:
+def _busy(index: int, pictures: SampleSource, stream: Stream, options: Augmentation, size: tuple[int, int]) -> View:
     if stream.chance(options.mosaic):
         others = stream.integers(len(pictures), 3)
         return mosaic([pictures(each) for each in (index, *others)], stream, options, size)

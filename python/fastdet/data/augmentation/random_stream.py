@@ -10,10 +10,10 @@ from __future__ import annotations
 import numpy as np
 
 # Multipliers of a round and what the key grows by between rounds (golden ratio, sqrt(3) - 1), from the paper.
-MULTIPLY = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
+MULTIPLY = np.array([[0xD2511F53], [0xCD9E8D57]], np.uint64)
 WEYL = (0x9E3779B9, 0xBB67AE85)
 ROUNDS = 10
-BLOCKS_AHEAD = 32
+BLOCKS_AHEAD = 16
 
 LOW = np.uint64(0xFFFFFFFF)
 HALF = np.uint64(32)
@@ -21,14 +21,13 @@ HALF = np.uint64(32)
 
 def philox(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
     """Philox 4x32-10 of ``counter`` [N, 4] (values below 2^32) with ``key`` (two words): [N, 4] uint32."""
-    c0, c1, c2, c3 = np.asarray(counter, dtype=np.uint64).T
-    k0, k1 = key
-    for _ in range(ROUNDS):
-        first, second = MULTIPLY[0] * c0, MULTIPLY[1] * c2
-        c0, c1 = (second >> HALF) ^ c1 ^ np.uint64(k0), second & LOW
-        c2, c3 = (first >> HALF) ^ c3 ^ np.uint64(k1), first & LOW
-        k0, k1 = (k0 + WEYL[0]) & 0xFFFFFFFF, (k1 + WEYL[1]) & 0xFFFFFFFF
-    return np.stack([c0, c1, c2, c3], axis=1).astype(np.uint32)
+    words = np.array(counter, dtype=np.uint64).reshape(-1, 2, 2)
+    even, odd = words[:, :, 0].T, words[:, :, 1].T  # [2, N]: words 0 and 2, words 1 and 3
+    keys = [[(k + turn * w) & 0xFFFFFFFF for k, w in zip(key, WEYL, strict=True)] for turn in range(ROUNDS)]
+    for key_of_round in np.array(keys, np.uint64)[:, :, None]:
+        products = (MULTIPLY * even)[::-1]
+        even, odd = (products >> HALF) ^ odd ^ key_of_round, products & LOW
+    return np.stack([even, odd], axis=1).reshape(4, -1).T.astype(np.uint32)
 
 
 class Stream:
@@ -47,11 +46,11 @@ class Stream:
         self._key = (seed & 0xFFFFFFFF, seed >> 32)
         self._place = (purpose, epoch, index)
         self._block = 0
-        self._ready: np.ndarray = np.empty(0, np.uint32)
+        self._ready: list[int] = []
         self._next = 0
 
-    def words(self, count: int) -> np.ndarray:
-        """The next ``count`` words, uint32."""
+    def words(self, count: int) -> list[int]:
+        """The next ``count`` words, each below 2^32."""
         missing = count - (len(self._ready) - self._next)
         if missing > 0:
             blocks = max(BLOCKS_AHEAD, -(-missing // 4))
@@ -59,19 +58,23 @@ class Stream:
             counter[:, 0] = np.arange(self._block, self._block + blocks, dtype=np.uint64)
             counter[:, 1:] = self._place
             self._block += blocks
-            self._ready = np.concatenate([self._ready[self._next :], philox(counter, self._key).ravel()])
+            self._ready = self._ready[self._next :] + philox(counter, self._key).ravel().tolist()
             self._next = 0
         self._next += count
         return self._ready[self._next - count : self._next]
 
     def uniforms(self, count: int) -> np.ndarray:
         """``count`` multiples of 2^-53 in [0, 1), float64; each takes two words."""
-        pairs = self.words(2 * count).reshape(count, 2).astype(np.int64)
+        pairs = np.array(self.words(2 * count), np.int64).reshape(count, 2)
         return ((pairs[:, 0] >> 5) * 2.0**26 + (pairs[:, 1] >> 6)) * 2.0**-53
+
+    def _fraction(self) -> float:
+        first, second = self.words(2)
+        return ((first >> 5 << 26) + (second >> 6)) * 2.0**-53
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
         """A number in [low, high)."""
-        return low + (high - low) * float(self.uniforms(1)[0])
+        return low + (high - low) * self._fraction()
 
     def around_zero(self, reach: float) -> float:
         """A number in [-reach, reach)."""
@@ -79,7 +82,7 @@ class Stream:
 
     def chance(self, probability: float) -> bool:
         """True with ``probability``; takes a draw even where the answer is certain."""
-        return float(self.uniforms(1)[0]) < probability
+        return self._fraction() < probability
 
     def integer(self, count: int) -> int:
         """An integer in 0 .. count - 1, all equally likely: a word that would favour some is drawn again (Lemire)."""
@@ -87,7 +90,7 @@ class Stream:
             raise ValueError(f"Stream: integers must be below a number in 1 .. 2^32, got {count}")
         unfair = 2**32 % count
         while True:
-            product = int(self.words(1)[0]) * count
+            product = self.words(1)[0] * count
             if product & 0xFFFFFFFF >= unfair:
                 return product >> 32
 
@@ -105,7 +108,7 @@ class Stream:
 
     def permutation(self, count: int) -> np.ndarray:
         """[count] int64, 0 .. count - 1 in random order: sorted by 64 random bits each, equal ones by rising value."""
-        pairs = self.words(2 * count).reshape(count, 2).astype(np.uint64)
+        pairs = np.array(self.words(2 * count), np.uint64).reshape(count, 2)
         return np.argsort(pairs[:, 0] << HALF | pairs[:, 1], kind="stable")
 
     def choice(self, count: int, size: int) -> list[int]:

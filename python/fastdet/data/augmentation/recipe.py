@@ -89,6 +89,11 @@ class Recipe:
             if getattr(self, name) not in known:
                 raise ValueError(f"Recipe: {name} must be one of {known}, got {getattr(self, name)!r}")
 
+    @property
+    def largest_zoom(self) -> float:
+        """The largest size at which a picture is read, in sizes of the input: pictures are fitted before all else."""
+        return 1.5 if self.mixup_with == "picture" else 1.0
+
 
 YOLOV5 = Recipe()
 YOLOV7 = Recipe(

@@ -11,7 +11,7 @@ import numpy as np
 
 from fastdet.data.augmentation.box_geometry import areas, clip_boxes, clip_polygon, pixel_matrix
 from fastdet.ops import letterbox
-from fastdet.ops.compose import Layer, Tile, compose_reference
+from fastdet.ops.compose import Layer, Tile, compose
 
 FILL = 114
 
@@ -35,7 +35,7 @@ class Sample:
         return self.image.shape[0], self.image.shape[1]
 
 
-class Pictures(Protocol):
+class SampleSource(Protocol):
     """Where samples come from: whole pictures with boxes in their own pixels, as ``PictureCache`` gives them."""
 
     def __len__(self) -> int: ...
@@ -110,16 +110,13 @@ class Canvas:
 
 def lay(size: tuple[int, int], placed: Sequence[tuple[Sample, int, int]]) -> Canvas:
     """Canvas of ``size`` (height, width) with samples at (left, top); objects are cut at it, empty ones dropped."""
-    tiles, parts, owners = [], [], []
-    for number, (sample, left, top) in enumerate(placed):
-        tiles.append(Tile(sample.image, left, top))
-        own = objects_of(sample).shifted(left, top)
-        polygons = own.polygons and tuple(clip_polygon(each, size) for each in own.polygons)
-        own = Objects(clip_boxes(own.boxes, size), own.labels, polygons)
-        own = own.keep(areas(own.boxes) > 0)
-        parts.append(own)
-        owners.append(np.full(len(own.boxes), number))
-    return Canvas(size, tiles, join(parts), np.concatenate([np.zeros(0, np.int64), *owners]))
+    tiles = [Tile(sample.image, left, top) for sample, left, top in placed]
+    objects = join([objects_of(sample).shifted(left, top) for sample, left, top in placed])
+    owners = np.repeat(np.arange(len(placed)), [len(sample.boxes) for sample, _, _ in placed])
+    polygons = objects.polygons and tuple(clip_polygon(each, size) for each in objects.polygons)
+    boxes = clip_boxes(objects.boxes, size)
+    kept = np.flatnonzero(areas(boxes) > 0)
+    return Canvas(size, tiles, Objects(boxes, objects.labels, polygons).keep(kept), owners[kept])
 
 
 @dataclass
@@ -146,7 +143,7 @@ def flat(tiles: Sequence[Tile], size: tuple[int, int], objects: Objects) -> View
 
 def pixels(view: View, *, layout: str = "nhwc", out: Any = None) -> np.ndarray:
     """The picture of a view, uint8 [H, W, 3] or (layout "nchw") [3, H, W]; written to ``out`` where that is given."""
-    picture = compose_reference(
+    picture: np.ndarray = compose(
         view.layers,
         view.size,
         blend=view.blend,
@@ -155,11 +152,9 @@ def pixels(view: View, *, layout: str = "nhwc", out: Any = None) -> np.ndarray:
         flip_horizontal=view.flips[0],
         flip_vertical=view.flips[1],
         layout=layout,
+        out=out,
     )
-    if out is None:
-        return picture
-    out[...] = picture
-    return out
+    return picture
 
 
 def flip(view: View, horizontal: bool, vertical: bool) -> View:

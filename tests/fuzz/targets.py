@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import seeds
 
 from fastdet import _core
 from fastdet.data import coco as coco_reader
@@ -34,6 +33,9 @@ from fastdet.formats.module_tree import flatten, is_module
 from fastdet.formats.tensors import TensorReader
 from fastdet.formats.unpickle import PickleError
 from fastdet.image_files import read_size
+
+sys.path.insert(0, str(Path(__file__).parent))  # whether run as a script or imported by a test
+import seeds
 
 SECONDS = 5.0  # a single input that takes longer is a find
 # Audit events that mean that something ran, was loaded or was sent (https://docs.python.org/3/library/audit_events.html).

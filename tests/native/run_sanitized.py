@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the Python tests of native code with sanitizers in the extension and in the emulated CUDA kernels.
 
-``python tests/native/run_sanitized.py [--build asan|tsan] [--small] [pytest arguments]``; without --build, both.
+``python tests/native/run_sanitized.py [--build asan|tsan] [--small] [pytest arguments]``; without --build, both;
+without a path among the arguments, all in ``TESTS``.
 
 asan is AddressSanitizer with UndefinedBehaviorSanitizer; tsan, ThreadSanitizer, sees races between the extension's
 threads and between the emulated threads of a kernel. Python itself and other libraries are not instrumented. Exits with
@@ -98,9 +99,9 @@ def main() -> int:
     parser.add_argument("--build", choices=sorted(OPTIONS), action="append", help="which (default: all)")
     parser.add_argument("--small", action="store_true", help="fewer variants of each case, for every change")
     options, arguments = parser.parse_known_args()
-    results = [
-        run(variant, SMALL if options.small else ALL, arguments or [*TESTS]) for variant in options.build or OPTIONS
-    ]
+    if not any((build.ROOT / argument.partition("::")[0]).exists() for argument in arguments):
+        arguments += TESTS
+    results = [run(variant, SMALL if options.small else ALL, arguments) for variant in options.build or OPTIONS]
     return 0 if all(results) else 1
 
 

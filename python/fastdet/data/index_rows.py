@@ -75,7 +75,7 @@ class _Rows(Sequence[Row], Generic[Row]):
         return type(self)(self.columns, np.asarray(self.rows, np.int64)[keep])
 
     def _make(self, rows: np.ndarray) -> list[Row]:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__}: what a row becomes is the kind's")
 
 
 class Pictures(_Rows[Picture]):

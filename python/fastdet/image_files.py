@@ -212,7 +212,7 @@ def _read_bytes(path: Any, limits: DecodeLimits) -> bytes:
         if status.st_size > limits.max_bytes:
             raise ImageError(path, f"the file is larger than {limits.max_bytes >> 20} MB")
         with open(handle, "rb", closefd=False) as file:
-            data = file.read(limits.max_bytes)
+            data = file.read(status.st_size)  # not the limit: so much memory would be taken first
     finally:
         os.close(handle)
     if not data:

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdlib>
 #include <deque>
@@ -21,12 +22,49 @@
 namespace fastdet {
 namespace {
 
+// How long a thread looks for what it waits for before it sleeps: to wake one takes as long as a short call works.
+constexpr auto kLooking = std::chrono::microseconds(40);
+
+void pause_thread() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// Whether `holds` does within kLooking.
+template <typename Condition>
+bool comes_soon(const Condition& holds) {
+  constexpr int looks = 32;  // from one look at the clock to the next
+  const auto end = std::chrono::steady_clock::now() + kLooking;
+  do {
+    for (int i = 0; i < looks; ++i) {
+      if (holds()) return true;
+      pause_thread();
+    }
+  } while (std::chrono::steady_clock::now() < end);
+  return holds();
+}
+
+// Moves this thread off a processor that its caller keeps busy. Schedulers of virtual machines wake threads there though others
+// are idle, since a halted processor looks as if it were taken away.
+void leave_processor(int busy) {
+  cpu_set_t own;
+  if (busy < 0 || sched_getcpu() != busy || sched_getaffinity(0, sizeof(own), &own) != 0) return;
+  cpu_set_t others = own;
+  CPU_CLR(static_cast<std::size_t>(busy), &others);
+  if (CPU_COUNT(&others) == 0 || sched_setaffinity(0, sizeof(others), &others) != 0) return;
+  sched_setaffinity(0, sizeof(own), &own);
+}
+
 // One parallel_for call. Lives in a shared_ptr, because a late worker may look at it after the caller has returned.
 struct Job {
   Job(std::int64_t size, std::int64_t step, const std::function<void(std::int64_t, std::int64_t)>& function)
       : n(size), piece(step), pieces((size + step - 1) / step), body(&function) {}
 
   const std::int64_t n, piece, pieces;
+  const int processor = sched_getcpu();                         // of the caller
   const std::function<void(std::int64_t, std::int64_t)>* body;  // valid while finished < pieces
   std::atomic<std::int64_t> next{0};
   std::atomic<std::int64_t> finished{0};
@@ -52,8 +90,10 @@ struct Job {
     }
   }
   void wait() {
+    const auto all = [this] { return finished.load(std::memory_order_acquire) == pieces; };
+    comes_soon(all);
     std::unique_lock<std::mutex> lock(mutex);
-    done.wait(lock, [this] { return finished.load(std::memory_order_acquire) == pieces; });
+    done.wait(lock, all);
     // Taken out of the job: a late worker may be the one to destroy that, and must not release what the caller still reads.
     if (std::exception_ptr raised = std::exchange(error, nullptr)) std::rethrow_exception(raised);
   }
@@ -70,6 +110,7 @@ class Pool {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       stop_ = true;
+      posted_.fetch_add(1, std::memory_order_release);
     }
     ready_.notify_all();
     for (std::thread& thread : threads_) thread.join();
@@ -81,6 +122,7 @@ class Pool {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       jobs_.push_back(job);
+      posted_.fetch_add(1, std::memory_order_release);
     }
     ready_.notify_all();
     inside_job = true;
@@ -96,10 +138,12 @@ class Pool {
  private:
   void serve() {
     inside_job = true;
-    for (;;) {
+    for (std::uint64_t seen = 0;;) {
       std::shared_ptr<Job> job;
+      comes_soon([&] { return posted_.load(std::memory_order_acquire) != seen; });
       {
         std::unique_lock<std::mutex> lock(mutex_);
+        seen = posted_.load(std::memory_order_relaxed);
         ready_.wait(lock, [this] { return stop_ || !jobs_.empty(); });
         if (stop_) return;
         job = jobs_.front();
@@ -109,6 +153,7 @@ class Pool {
           continue;
         }
       }
+      leave_processor(job->processor);
       job->work();
     }
   }
@@ -117,6 +162,7 @@ class Pool {
   std::condition_variable ready_;
   std::deque<std::shared_ptr<Job>> jobs_;
   std::vector<std::thread> threads_;
+  std::atomic<std::uint64_t> posted_{0};  // jobs, and the end
   bool stop_ = false;
 };
 

@@ -34,7 +34,7 @@ import numpy as np
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("numpy", "torch", "torchvision", "transformers", "opencv-python-headless", "pillow", "scipy")
 SAMPLE_SECONDS = 0.005  # calls shorter than this are timed several at a time
-# Threads keep a processor busy while they look for more work (OpenMP's for some 5 ms); no contender's stand in another's way.
+# Threads look for more work before they sleep, OpenMP's for some 5 ms; no contender's stand in another's way.
 REST_SECONDS = 0.02
 
 

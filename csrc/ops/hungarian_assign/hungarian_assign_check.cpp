@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <cmath>
 #include <limits>
 
+#include "core/assign.h"
 #include "core/check.h"
 #include "ops/hungarian_assign/hungarian_assign.h"
 #include "ops/hungarian_assign/hungarian_assign_layout.h"
-#include "ops/hungarian_assign/hungarian_assign_math.h"
 
 namespace fastdet {
 namespace {
@@ -13,10 +12,6 @@ namespace {
 using Task = HungarianAssignParams::Task;
 
 constexpr std::int64_t kMaxIndex = std::numeric_limits<std::int32_t>::max();
-
-void check_weight(const char* op, const char* name, float value) {
-  FD_CHECK(std::isfinite(value) && value >= 0.0f, ValueError, op, ": ", name, " must be finite and not negative, got ", value);
-}
 
 void check_pairs(const char* op, const HungarianAssignParams& p) {
   FD_CHECK(p.logits.ndim == 3, ValueError, op, ": logits must be (B, Q, C), got ", shape_text(p.logits));
@@ -29,25 +24,18 @@ void check_pairs(const char* op, const HungarianAssignParams& p) {
   FD_CHECK(p.gt_labels.ndim == 2 && p.gt_labels.shape[0] == images && p.gt_labels.shape[1] == p.rows(), ValueError, op,
            ": gt_labels must be (", images, ", ", p.rows(), ") for gt_boxes_cxcywh ", shape_text(p.gt_boxes), ", got ",
            shape_text(p.gt_labels));
-  check_weight(op, "class_weight", p.class_weight);
-  check_weight(op, "l1_weight", p.l1_weight);
-  check_weight(op, "giou_weight", p.giou_weight);
-  check_weight(op, "gamma", p.gamma);
+  check_not_negative(op, "class_weight", p.class_weight);
+  check_not_negative(op, "l1_weight", p.l1_weight);
+  check_not_negative(op, "giou_weight", p.giou_weight);
+  check_not_negative(op, "gamma", p.gamma);
   FD_CHECK(p.alpha >= 0.0f && p.alpha <= 1.0f, ValueError, op, ": alpha must lie in [0, 1], got ", p.alpha);
 }
 
-void check_values(const char* op, const char* name, const HungarianAssignParams& p) {
+void check_counts(const char* op, const HungarianAssignParams& p) {
   for (std::int64_t b = 0; b < p.images(); ++b) {
-    const std::int64_t count = hungarian_assign::load_integer(p.count, b * p.count.stride[0]);
-    FD_CHECK(count >= 0 && count <= p.rows(), ValueError, op, ": ", name, " must lie in [0, ", p.rows(), "], got ", count,
+    const std::int64_t count = load_integer(p.count, b * p.count.stride[0]);
+    FD_CHECK(count >= 0 && count <= p.rows(), ValueError, op, ": count must lie in [0, ", p.rows(), "], got ", count,
              " for image ", b);
-    if (p.task == Task::kSolve) continue;
-    for (std::int64_t g = 0; g < count; ++g) {
-      FD_CHECK(hungarian_assign::load_label(p.gt_labels, p.classes(), b, g) >= 0, ValueError, op, ": gt_labels must lie in [0, ",
-               p.classes(), "), got ",
-               hungarian_assign::load_integer(p.gt_labels, b * p.gt_labels.stride[0] + g * p.gt_labels.stride[1]), " for image ",
-               b, ", row ", g);
-    }
   }
 }
 
@@ -63,7 +51,8 @@ void hungarian_assign_check(const char* op, const HungarianAssignParams& p, bool
   // Column numbers are the low 31 bits of a rank.
   FD_CHECK(p.queries() <= kMaxIndex && p.rows() <= kMaxIndex && p.images() <= kMaxIndex, ValueError, op, ": no size may exceed ",
            kMaxIndex, ", got ", p.images(), ", ", p.queries(), " and ", p.rows());
-  if (look_at_values) check_values(op, name, p);
+  if (look_at_values && solve) check_counts(op, p);
+  if (look_at_values && !solve) check_target_values(op, p.gt_labels, p.count, p.classes());
 }
 
 std::size_t hungarian_assign_workspace_bytes(const HungarianAssignParams& p) {

@@ -31,8 +31,8 @@ __global__ FD_LAUNCH_BOUNDS(kPriceThreads) void hungarian_assign_price_kernel(Hu
     const std::int64_t label = load_label(p.gt_labels, p.classes(), image, row);
     if (label >= 0) {
       const std::int64_t at = image * p.logits.stride[0] + query * p.logits.stride[1] + label * p.logits.stride[2];
-      cost = pair_cost<kSquare>(load_item(p.boxes, image, query), load_item(p.gt_boxes, image, row), load_float(p.logits, at),
-                                weights);
+      cost = pair_cost<kSquare>(load_item(p.boxes, image, query), load_item(p.gt_boxes, image, row),
+                                load_number<float>(p.logits, at), weights);
     }
     if (!want_cost) w.costs<float>(image)[problem.at(query, row)] = cost;
   }

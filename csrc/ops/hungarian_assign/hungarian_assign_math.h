@@ -10,6 +10,7 @@
 
 #include <cstdint>
 
+#include "core/assign.h"
 #include "core/iou.h"
 #include "core/numeric.h"
 #include "core/platform.h"
@@ -41,8 +42,6 @@ struct Item {
 FD_HD Item item_of(float x, float y, float w, float h) {
   return {x, y, w, h, overlap_box<IouKind::kGiou>(corners_of(BoxFormat::kCxcywh, x, y, w, h), IouForm<float>{})};
 }
-
-FD_HD float magnitude(float value) { return value < 0.0f ? -value : value; }
 
 // x^gamma for x in [0, 1]. kSquare: gamma is 2.
 template <bool kSquare>
@@ -95,28 +94,10 @@ FD_HD std::uint32_t column_rank(std::int32_t owner, std::int64_t column) {
 FD_HD bool rank_is_free(std::uint32_t rank) { return (rank & 0x80000000u) == 0u; }
 FD_HD std::int64_t rank_column(std::uint32_t rank) { return static_cast<std::int64_t>(rank & 0x7fffffffu); }
 
-FD_HD std::int64_t load_integer(const TensorView& view, std::int64_t at) {
-  return view.dtype == DType::kInt32 ? view.as<const std::int32_t>()[at] : view.as<const std::int64_t>()[at];
-}
-
-FD_HD float load_float(const TensorView& view, std::int64_t at) {
-  switch (view.dtype) {
-    case DType::kFloat16: return to_float(view.as<const Half>()[at]);
-    case DType::kBFloat16: return to_float(view.as<const BFloat16>()[at]);
-    default: return view.as<const float>()[at];
-  }
-}
-
 FD_HD Item load_item(const TensorView& boxes, std::int64_t image, std::int64_t row) {
-  const std::int64_t at = image * boxes.stride[0] + row * boxes.stride[1], step = boxes.stride[2];
-  return item_of(load_float(boxes, at), load_float(boxes, at + step), load_float(boxes, at + 2 * step),
-                 load_float(boxes, at + 3 * step));
-}
-
-// Objects of an image.
-FD_HD std::int64_t load_count(const TensorView& count, std::int64_t image, std::int64_t rows) {
-  const std::int64_t value = load_integer(count, image * count.stride[0]);
-  return value < 0 ? 0 : value > rows ? rows : value;
+  float box[4];
+  load_row(boxes, image * boxes.stride[0] + row * boxes.stride[1], boxes.stride[2], box);
+  return item_of(box[0], box[1], box[2], box[3]);
 }
 
 // Class of an object; -1 where it is none, which matches nothing.

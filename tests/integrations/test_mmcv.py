@@ -144,6 +144,42 @@ def test_box_iou_rotated(dtype):
     assert ours.box_iou_rotated(apart[:0], apart[:0], aligned=True).shape == (0,)
 
 
+EMPTY = torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64)
+OF_NOTHING = {
+    "nms": lambda b, s, _: ours.nms(b, s, 0.5),
+    "nms-filtered": lambda b, s, _: ours.nms(b, s, 0.5, 1, 0.3, 5),
+    "batched_nms": lambda b, s, i: ours.batched_nms(b, s, i, {"iou_threshold": 0.5}),
+    "batched_nms-agnostic": lambda b, s, i: ours.batched_nms(b, s, i, {"iou_threshold": 0.5}, class_agnostic=True),
+    "batched_nms-sorted": lambda b, s, i: ours.batched_nms(b, s, i, None),
+    "soft_nms": lambda b, s, _: ours.soft_nms(b, s),
+    "soft_nms-gaussian": lambda b, s, _: ours.soft_nms(b, s, method="gaussian"),
+    "soft_nms-naive": lambda b, s, _: ours.soft_nms(b, s, method="naive"),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+@pytest.mark.parametrize("call", OF_NOTHING)
+def test_of_no_boxes(call, dtype):
+    """(0, 5) of the boxes' dtype and (0,) of int64, as from mmcv; arrays for arrays."""
+    boxes, scores, labels = EMPTY[0].to(dtype), EMPTY[1].to(dtype), EMPTY[2]
+    found, keep = OF_NOTHING[call](boxes, scores, labels)
+    assert found.shape == (0, 5) and found.dtype == dtype
+    assert keep.shape == (0,) and keep.dtype == torch.int64
+    if not call.startswith("batched"):
+        found, keep = OF_NOTHING[call](boxes.numpy(), scores.numpy(), None)
+        assert isinstance(found, np.ndarray) and found.shape == (0, 5) and found.dtype == boxes.numpy().dtype
+        assert isinstance(keep, np.ndarray) and keep.shape == (0,) and keep.dtype == np.int64
+
+
+@pytest.mark.parametrize("clockwise", [True, False])
+@pytest.mark.parametrize("labels", [None, EMPTY[2]])
+def test_nms_rotated_of_no_boxes(labels, clockwise):
+    """mmcv returns what it was given, and None for the indices."""
+    boxes = torch.zeros(0, 5)
+    found, keep = ours.nms_rotated(boxes, EMPTY[1], 0.5, labels, clockwise)
+    assert found is boxes and keep is None
+
+
 def test_kept_boxes_have_gradients():
     boxes, scores, _ = boxes_of(10, 5)
     boxes.requires_grad_()
@@ -166,7 +202,8 @@ def test_bbox_overlaps(mode, offset):
     empty = torch.zeros(0)
     assert ours.bbox_overlaps(empty, second, mode).shape == (0, 7)
     assert ours.bbox_overlaps(first, empty, mode).shape == (7, 0)
-    assert ours.bbox_overlaps(empty, empty, mode, aligned=True).shape == (0, 1)
+    assert ours.bbox_overlaps(empty, empty, mode).shape == (0, 0)
+    assert ours.bbox_overlaps(empty, empty, mode, aligned=True).shape == (0,)
 
 
 def sampled(value: Tensor, shapes: list[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:

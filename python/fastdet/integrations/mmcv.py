@@ -64,7 +64,10 @@ def nms(
 def batched_nms(
     boxes: Tensor, scores: Tensor, idxs: Tensor, nms_cfg: Mapping[str, Any] | None, class_agnostic: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """``mmcv.ops.batched_nms``: suppression inside each class. Classes are compared; coordinates are not shifted.
+    """``mmcv.ops.batched_nms``: suppression inside each class.
+
+    Classes are compared; coordinates are not shifted, so that no boxes give no boxes, where mmcv fails unless
+    ``class_agnostic``.
 
     Args:
         boxes: (N, 4) corners. scores: (N,). idxs: (N,) class of each box.
@@ -146,7 +149,7 @@ def soft_nms(
 
 def nms_rotated(
     dets: Tensor, scores: Tensor, iou_threshold: float, labels: Tensor | None = None, clockwise: bool = True
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     """``mmcv.ops.nms_rotated``: greedy suppression by the IoU of rotated rectangles.
 
     Args:
@@ -155,8 +158,11 @@ def nms_rotated(
             False: the other way.
 
     Returns:
-        (K, 6) boxes with scores and (K,) int64 indices, by falling score.
+        (K, 6) boxes with scores and (K,) int64 indices, by falling score. Of no boxes, as mmcv has it: ``dets`` itself,
+        (0, 5), and None.
     """
+    if len(dets) == 0:
+        return dets, None
     boxes, values = (a.float() if a.dtype == torch.float64 else a for a in (dets.detach(), scores.detach()))
     boxes = boxes if clockwise else _mirrored(boxes)
     keep = ops.rotated_nms(boxes, values, iou_threshold, idxs=None if labels is None else labels.long())
@@ -186,7 +192,7 @@ def bbox_overlaps(
     if aligned and len(bboxes1) != len(bboxes2):
         raise ValueError(f"bbox_overlaps: aligned boxes must be as many, got {len(bboxes1)} and {len(bboxes2)}")
     if len(bboxes1) * len(bboxes2) == 0:
-        return bboxes1.new_zeros((len(bboxes1), 1) if aligned else (len(bboxes1), len(bboxes2)))
+        return bboxes1.new_zeros(len(bboxes1) if aligned else (len(bboxes1), len(bboxes2)))
     a, b = (_ends(boxes, offset) for boxes in (bboxes1, bboxes2))
     if aligned:
         a, b = a[:, None], b[:, None]

@@ -108,17 +108,29 @@ def check(case: Case, variant: str) -> None:
     if how == "float64":
         args, case = _doubled(case, args), replace(case, rtol=case.rtol_double, atol=case.atol_double)
     before = [np.array(a, copy=True) for a in arrays_in(args)]
-    expected = outputs(case.op.reference(*args))
-    if kind == "cuda":
+    if kind == "cuda":  # must equal the CPU's, which the other variants hold against the reference's
         with backend("cpu"):
             on_cpu = outputs(case.op.run(*_presented(case, args, "torch", how)))
         compare(on_cpu, outputs(_run_cuda(case, args, how)), case, exact=True)
         return
+    expected = _expected(case, how, args)
     with backend("cpu"):
         got = outputs(case.op.run(*_presented(case, args, kind, how)))
     compare(expected, got, case, storage=how)
     for a, b in zip(arrays_in(args), before):
         np.testing.assert_array_equal(np.asarray(a), b, err_msg="an input was changed")
+
+
+_last: tuple[Any, list[np.ndarray]] | None = None
+
+
+def _expected(case: Case, how: str, args: tuple[Any, ...]) -> list[np.ndarray]:
+    """The reference's results. Layouts of one case follow one another and share them: they hold the same numbers."""
+    global _last
+    key = (case.op, case.name, case.make, how if how in ("float16", "bfloat16", "float64") else "")
+    if _last is None or _last[0] != key:
+        _last = key, [np.array(each) for each in outputs(case.op.reference(*args))]
+    return _last[1]
 
 
 def check_torch(case: Case) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from broken_pictures import bomb, pattern, text_bomb, write_broken
 from fastdet import fast_jpeg
 from fastdet.cli import main
 from fastdet.data import DataError
-from fastdet.data.check import check_dataset
+from fastdet.data.check import CheckReport, _same, _Seen, check_dataset
 from fastdet.data.duplicates import near_pairs, thumbnail
 from fastdet.testing import shared_dir
 
@@ -223,6 +224,35 @@ def test_pictures_without_labels_are_checked_too(tmp_path, capfd):
         check_dataset(tmp_path / "none")
     assert main(["check", str(tmp_path / "none")]) == 1
     assert capfd.readouterr().err.startswith("fastdet check: ")
+
+
+def test_equal_and_near_pictures_are_told():
+    """Split by split, picture by picture: which one is told, against which, how, and of what level."""
+    base = [thumbnail(pattern(60, 80, seed)) for seed in range(5)]
+    near = [np.clip(each.astype(int) + 1, 0, 255).astype(np.uint8) for each in base]
+    rows = [  # split, path, bytes, small copy
+        ("train", "a", b"0", base[0]), ("train", "b", b"0", base[0]), ("train", "c", b"1", near[0]),
+        ("train", "d", b"2", base[1]), ("train", "d", b"2", base[1]), ("val", "a", b"0", base[0]),
+        ("val", "e", b"2", base[1]), ("val", "f", b"3", near[1]), ("val", "g", b"4", base[2]),
+        ("", "h", b"5", base[3]), ("", "h", b"5", base[3]),
+    ]  # fmt: skip
+    report = CheckReport(Path("set"), "yolo")
+    _same([_Seen(split, Path(path), data, small) for split, path, data, small in rows], report)
+    assert [(each.level, each.kind, each.path.name, each.where, each.message) for each in report.problems] == [
+        ("note", "duplicate", "b", "", "is the same file as a"),
+        ("warning", "leak", "a", "", "is the same file as a: val would be judged on pictures of train"),
+        ("note", "duplicate", "d", "", "is listed twice in train"),
+        ("warning", "leak", "e", "", "is the same file as d: val would be judged on pictures of train"),
+        ("note", "duplicate", "h", "", "is listed twice in the data set"),
+        ("note", "near-duplicate", "c", "", "shows nearly what a shows"),
+        (
+            "warning", "near-leak", "f", "",
+            "shows nearly what d shows: val would be judged on pictures of train",
+        ),
+    ]  # fmt: skip
+    report.problems.clear()
+    _same([], report)
+    assert report.problems == []
 
 
 def plain_near_pairs(copies):

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ import fastdet
 from fastdet import testing
 from fastdet.data.coco import read_coco
 from fastdet.data.loader import PictureCache
-from fastdet.evaluation import evaluate
+from fastdet.evaluation import evaluate, write_coco_results
 from fastdet.models import load_file
 from fastdet.train import load_config
 from fastdet.train.validate import predict
@@ -67,16 +69,44 @@ def test_white_cells_of_the_embedded_pictures_are_found():
         assert (np.asarray(found.labels) == 0).sum() >= 10
 
 
-@pytest.mark.slow
-def test_results_are_those_on_the_card():
-    pytest.importorskip("pycocotools")
+@pytest.fixture(scope="module")
+def on_bccd():
+    """BCCD's test split and what the embedded weights find on it, picture by picture."""
     shared = testing.shared_dir()
     if shared is None or not (shared / "data/bccd").is_dir():
         pytest.skip("the BCCD pictures are not at hand (set FASTDET_SHARED)")
     root = shared / "data/bccd"
     dataset = read_coco(root / "annotations/instances_test.json", root / "images")
-    metrics = evaluate(predict(load_file(WEIGHTS).eval().fuse(), dataset, PictureCache(dataset.pictures)), dataset)
+    return dataset, predict(load_file(WEIGHTS).eval().fuse(), dataset, PictureCache(dataset.pictures))
+
+
+@pytest.mark.slow
+def test_results_are_those_on_the_card(on_bccd):
+    dataset, found = on_bccd
+    metrics = evaluate(found, dataset)
     promised = card_rows("test")
     assert (metrics.ap, metrics.ap50) == pytest.approx(promised["all"], abs=1e-3)
     for name, ap in metrics.class_ap.items():
         assert (ap, metrics.class_ap50[name]) == pytest.approx(promised[name], abs=2e-3)
+
+
+@pytest.mark.slow
+def test_metrics_are_those_of_pycocotools(on_bccd, tmp_path):
+    """All arrays and the twelve numbers bit by bit, by way of the annotations and a file of results."""
+    COCO = pytest.importorskip("pycocotools.coco").COCO
+    COCOeval = pytest.importorskip("pycocotools.cocoeval").COCOeval
+    dataset, found = on_bccd
+    write_coco_results(tmp_path / "found.json", found, dataset)
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(dataset.path))
+        run = COCOeval(truth, truth.loadRes(str(tmp_path / "found.json")), "bbox")
+        run.evaluate()
+        run.accumulate()
+        run.summarize()
+    metrics = evaluate(found, dataset)
+    for name in ("precision", "recall", "scores"):
+        ours = getattr(metrics, name)
+        assert ours.shape == run.eval[name].shape and ours.tobytes() == run.eval[name].tobytes(), name
+    twelve = "ap ap50 ap75 ap_small ap_medium ap_large ar_1 ar_10 ar_100 ar_small ar_medium ar_large"
+    assert [getattr(metrics, name) for name in twelve.split()] == run.stats.tolist()
+    assert len(dataset.pictures) == 72 and sum(len(each.scores) for each in found.values()) > 1000

@@ -3,8 +3,9 @@
 
 ``python tests/mutation/run.py --op nms --count 20 --seed 0`` samples operators and numbers of ``csrc/ops/nms``
 (``*_math.h`` and every ``.cpp`` that computes), builds the extension from a copy of the tree with each of them changed,
-and lists the changes that no test noticed: a missing test, or a change that no input can show. CUDA is left out: the
-emulated kernels hold the same ``_math.h``, so that they would tell every change of the CPU's copy.
+and lists the changes that no test noticed: a missing test, or a change that no input can show. ``--core`` changes what
+the operator takes from ``csrc/core`` instead, for this operator alone. CUDA is left out: the emulated kernels hold the
+same ``_math.h``, so that they would tell every change of the CPU's copy.
 
 Text is changed, not a syntax tree: clang-format puts blanks around binary operators and nowhere else, so that a blank,
 ``<`` and a blank is never a template's. Mull needs clang and its own compiler pass; universalmutator writes 829 mutants
@@ -26,6 +27,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRATCH = ROOT / "build" / "mutation"
@@ -36,6 +38,13 @@ OPERATORS += [("std::min(", "std::max("), ("std::max(", "std::min("), ("(!", "("
 NUMBER = re.compile(r"(?<![\w.\]])(\d+\.\d+(?:e-?\d+)?|\d+)(?=[fu]?\b)(?![\w.]*x)")
 # Nothing to decide: declarations of types, sizes of tiles, hints to the hardware, texts of errors.
 SKIPPED = re.compile(r"^\s*(#|//|template|using|static_assert|constexpr (std::\w+|int) k|__builtin_prefetch)")
+LEFT_OUT = ("_bind.cpp", "_check.cpp", "parallel.cpp")
+# Folders of csrc beside the operators, with their tests.
+TESTS = {
+    "evaluation": ["tests/evaluation"],
+    "dataset": ["tests/data/test_native_yolo.py", "tests/data/test_native_coco.py", "tests/data/test_malformed.py",
+                "tests/data/test_formats.py", "tests/data/test_index.py"],
+}  # fmt: skip
 WITHOUT = re.compile(r"//.*|\"[^\"]*\"|<[\w:, *]*>")
 
 
@@ -54,17 +63,47 @@ class Mutant:
         return "".join(lines)
 
 
+def folder_of(op: str) -> Path:
+    return ROOT / "csrc" / op if op in TESTS else ROOT / "csrc" / "ops" / op
+
+
 def sources(op: str) -> list[Path]:
-    if op == "evaluation":
-        return sorted((ROOT / "csrc" / op).glob("*.cpp"))
-    folder = ROOT / "csrc" / "ops" / op
-    left_out = ("_bind.cpp", "_check.cpp")
-    return [p for p in (*folder.glob("*_math.h"), *sorted(folder.glob("*.cpp"))) if not p.name.endswith(left_out)]
+    folder = folder_of(op)
+    headers = folder.glob("*.h" if op in TESTS else "*_math.h")
+    return [p for p in (*sorted(headers), *sorted(folder.glob("*.cpp"))) if not p.name.endswith(LEFT_OUT)]
+
+
+def included(path: Path, seen: set[Path]) -> set[Path]:
+    """``seen`` and the headers that ``path`` includes, directly or not."""
+    for name in re.findall(r'#include "([^"]+)"', path.read_text()):
+        header = ROOT / "csrc" / name
+        if header.exists() and header not in seen:
+            seen.add(header)
+            included(header, seen)
+    return seen
+
+
+def core_sources(op: str) -> list[Path]:
+    """What ``op`` takes from ``csrc/core``: headers, and the sources that implement them or what those are made of."""
+    seen: set[Path] = set()
+    for path in folder_of(op).glob("*.cpp"):
+        included(path, seen)
+    core = ROOT / "csrc" / "core"
+    waiting, found = [p for p in sorted(core.glob("*.cpp")) if not p.name.endswith(LEFT_OUT)], []
+    while chosen := [
+        p for p in waiting if any(h.stem.split("_")[0] == p.stem.split("_")[0] for h in seen & included(p, set()))
+    ]:
+        found += chosen
+        waiting = [p for p in waiting if p not in chosen]
+        for path in chosen:
+            included(path, seen)
+    headers = [p for p in sorted(seen) if p.parent == core and p.name not in ("check.h", "launch.h", "platform.h")]
+    return [*headers, *found]
 
 
 def tests_of(op: str) -> list[str]:
-    if op == "evaluation":
-        return ["tests/evaluation"]
+    if op in TESTS:
+        return TESTS[op]
     names = [p.name for p in (ROOT / "csrc" / "ops").iterdir()]
     found = sorted((ROOT / "tests" / "ops").glob(f"test_{op}*.py"))
     longest = {p: max((n for n in names if p.stem[5:].startswith(n)), key=len) for p in found}
@@ -101,6 +140,38 @@ def copy_tree() -> None:
         if not target.exists() or target.read_bytes() != data:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(data)
+
+
+class Changed:
+    """A ``with`` statement in which one file of the copy is changed; sources outside ``folders`` do not meet it.
+
+    What is not compiled again keeps the text of before: functions of the operators' and core's headers are FD_HD, so
+    that no other source shares them.
+    """
+
+    def __init__(self, build: Any, mutant: Mutant, folders: list[Path]) -> None:
+        self.file, self.mutant, self.objects = TREE / mutant.path, mutant, []
+        for listing in build.build_folder("mutant").glob("*.d"):
+            words = [os.path.abspath(word) for word in shlex.split(listing.read_text().replace("\\\n", " "))[1:]]
+            inside = any(Path(words[0]).is_relative_to(TREE / folder.relative_to(ROOT)) for folder in folders)
+            if str(self.file) in words and inside and listing.with_suffix(".o").exists():
+                self.objects.append(listing.with_suffix(".o"))
+
+    def __enter__(self) -> None:
+        self.text, self.time = self.file.read_text(), self.file.stat().st_mtime_ns
+        self._write(self.mutant.apply(self.text))
+        for each in self.objects:
+            each.rename(each.with_suffix(".kept"))
+
+    def __exit__(self, *_: Any) -> None:
+        self._write(self.text)
+        for each in self.objects:
+            each.with_suffix(".kept").replace(each)
+            os.utime(each)  # so that the link is made again
+
+    def _write(self, text: str) -> None:
+        self.file.write_text(text)
+        os.utime(self.file, ns=(self.time, self.time))
 
 
 def run_tests(package: Path, tests: list[str], seconds: float, extra: list[str]) -> bool:
@@ -149,23 +220,24 @@ def survivors(op: str, options: argparse.Namespace) -> None:
         if not run_tests(package, tests, 3600, extra):
             sys.exit(f"mutate: {', '.join(tests)} must pass before anything is changed; see {SCRATCH / 'last.log'}")
         limit = 10 + 5 * (resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before)
-    places = [m for path in sources(op) if options.only in path.name for m in mutants_of(path)]
+    files = core_sources(op) if options.core else sources(op)
+    folders = [ROOT / "csrc"] if op in TESTS else [folder_of(op), ROOT / "csrc" / "core"]
+    places = [m for path in files if options.only in path.name for m in mutants_of(path)]
     chosen = random.Random(options.seed).sample(places, min(options.count, len(places)))
     print(f"{op}: {len(chosen)} of {len(places)} changes, {limit:.0f} s for each", flush=True)
     noticed = survived = 0  # what does not compile is neither
     for mutant in chosen:
-        file = TREE / mutant.path
-        text = file.read_text()
-        file.write_text(mutant.apply(text))
+        line, place = (
+            (TREE / mutant.path).read_text().splitlines()[mutant.line - 1].strip(),
+            f"{mutant.line}:{mutant.column + 1}",
+        )
         try:
-            passed = run_tests(build.build_package("mutant", options.jobs), tests, limit, extra)
+            with Changed(build, mutant, folders):
+                passed = run_tests(build.build_package("mutant", options.jobs), tests, limit, extra)
         except build.BuildError:
             continue
-        finally:
-            file.write_text(text)
         noticed, survived = noticed + (not passed), survived + passed
         if passed:
-            line, place = text.splitlines()[mutant.line - 1].strip(), f"{mutant.line}:{mutant.column + 1}"
             print(f"SURVIVED {mutant.path}:{place}: {mutant.old!r} -> {mutant.new!r}   {line}", flush=True)
     share = 100 * noticed / max(noticed + survived, 1)
     print(f"{op}: {noticed} of {noticed + survived} noticed, {share:.0f} %", flush=True)
@@ -175,7 +247,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Change native code in one place at a time; list what no test notices."
     )
-    parser.add_argument("--op", required=True, nargs="+", help="folders of csrc/ops, or evaluation")
+    parser.add_argument("--op", required=True, nargs="+", help="folders of csrc/ops, or evaluation, dataset")
+    parser.add_argument("--core", action="store_true", help="change what the operator takes from csrc/core")
     parser.add_argument("--count", type=int, default=20, help="changes of each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, help="compiler processes at once")

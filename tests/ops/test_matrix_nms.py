@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scored_boxes import PICTURES, cases_of, classes, plain, presented
+from scored_boxes import PICTURES, RESCORED, cases_of, classes, plain, presented
 
 from fastdet import ops
 from fastdet.testing.ops import check, check_torch
@@ -23,6 +23,7 @@ def problem(method, n, sigma=2.0, threshold=0.05, groups=0, dtype=np.int64, **kw
 
 SETTINGS = {
     **PICTURES,
+    **RESCORED,
     "block": {"n": 256, "seed": 3, "threshold": 0.0},
     "many": {"n": 700, "seed": 1, "size": 600.0, "threshold": 0.0},
     "runs": {"n": 2100, "seed": 2, "size": 2000.0, "groups": 3},

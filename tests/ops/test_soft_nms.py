@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scored_boxes import PICTURES, cases_of, classes, plain, presented
+from scored_boxes import PICTURES, RESCORED, cases_of, classes, plain, presented
 
 from fastdet import ops
 from fastdet.testing.ops import check, check_torch
@@ -25,6 +25,7 @@ def problem(method, n, iou_threshold=0.3, sigma=0.5, threshold=0.001, groups=0, 
 
 SETTINGS = {
     **PICTURES,
+    **RESCORED,
     "block": {"n": 64, "seed": 3, "threshold": 0.0},
     "many": {"n": 600, "seed": 1, "size": 300.0, "threshold": 0.2},
     "ties": {"n": 200, "ties": 4, "threshold": 0.1},

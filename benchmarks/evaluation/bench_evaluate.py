@@ -124,6 +124,6 @@ def bench_evaluate(benchmark: Any, count: int) -> None:
     contenders["pycocotools"] = peer(COCO, COCOeval, truth, rows)
     memory = {name: peak_memory(run) for name, run in contenders.items()} if benchmark.enabled else {}
     compare(
-        benchmark, "evaluate", f"5,000 pictures, {count:,} detections", contenders, same=agree, rounds=10,
-        extra={"peak_memory": memory},
+        benchmark, "evaluate", f"5,000 pictures, {count:,} detections", contenders, same=agree,
+        rounds=10 if count < 100_000 else 3, extra={"peak_memory": memory},
     )  # fmt: skip

@@ -27,7 +27,7 @@ INCLUDES = (
     (r"cuda_library\.cu", ("core/", "ops/", "bindings/cuda_table.h", "cuda_runtime_api.h")),
 )
 # POSIX, beside the C++ standard library
-SYSTEM = ("dlfcn.h", "fcntl.h", "pthread.h", "sched.h", "sys/mman.h", "sys/stat.h", "unistd.h")
+SYSTEM = ("dirent.h", "dlfcn.h", "fcntl.h", "pthread.h", "sched.h", "sys/mman.h", "sys/stat.h", "unistd.h")
 COMPILER = r"__CUDACC__|__CUDA_ARCH__|__GNUC__|__clang__|_MSC_VER|__GLIBC__|__x86_64__|__aarch64__"
 ASKS_COMPILER = ("core/platform.h", "core/launch.h")  # launch.h: a launch is spelt differently under nvcc
 CUDA_TEXT = re.compile(r"\b(__global__|__device__|__shared__|__syncthreads|threadIdx|blockIdx|cudaStream_t)\b")

@@ -4,6 +4,8 @@
 
 #include <pybind11/stl.h>
 
+#include <cerrno>
+
 #include "bindings/columns.h"
 #include "bindings/operators.h"
 #include "core/check.h"
@@ -74,18 +76,24 @@ py::array not_plain(const std::string& folder, const Column<std::uint8_t>& lette
   return array_of(std::move(found)).attr("view")("bool");
 }
 
+// The two columns of texts, as Python has them.
+py::tuple columns_of(ds::Texts&& texts) {
+  return py::make_tuple(bytes_of(std::move(texts.letters)), array_of(std::move(texts.starts)));
+}
+
 py::dict read_yolo(const std::string& folder, const Column<std::uint8_t>& letters, const Column<Index>& starts,
-                   const Column<std::uint8_t>& label_letters, const Column<Index>& label_starts, const Column<std::uint8_t>& left,
-                   Index classes, Index keypoint_values) {
+                   const std::string& label_folder, const Column<std::uint8_t>& label_letters, const Column<Index>& label_starts,
+                   const Column<std::uint8_t>& left, Index classes, Index keypoint_values) {
   const char* const op = "dataset_read_yolo";
-  const ds::TextsView pictures = view_of(letters, starts, op), labels = view_of(label_letters, label_starts, op);
-  FD_CHECK(left.size() == pictures.count, ValueError, op, ": left must have ", pictures.count, " numbers, got ", left.size());
-  FD_CHECK(classes == 0 || labels.count == pictures.count, ValueError, op, ": there must be a label file a picture");
+  const ds::Files pictures{folder, view_of(letters, starts, op)}, labels{label_folder, view_of(label_letters, label_starts, op)};
+  const Index count = pictures.names.count;
+  FD_CHECK(left.size() == count, ValueError, op, ": left must have ", count, " numbers, got ", left.size());
+  FD_CHECK(classes == 0 || labels.names.count == count, ValueError, op, ": there must be a label file a picture");
   FD_CHECK(classes >= 0 && keypoint_values >= 0, ValueError, op, ": counts must not be negative");
   ds::Yolo found;
   {
     const py::gil_scoped_release released;
-    found = ds::read_yolo(folder, pictures, labels, left.data(), {classes, keypoint_values});
+    found = ds::read_yolo(pictures, labels, left.data(), {classes, keypoint_values});
   }
   py::dict out;
   const auto boxes = static_cast<py::ssize_t>(found.label.size());
@@ -98,14 +106,69 @@ py::dict read_yolo(const std::string& folder, const Column<std::uint8_t>& letter
   return out;
 }
 
-py::array file_states(const Column<std::uint8_t>& letters, const Column<Index>& starts) {
-  const ds::TextsView paths = view_of(letters, starts, "dataset_file_states");
+py::array file_states(const std::string& folder, const Column<std::uint8_t>& letters, const Column<Index>& starts) {
+  const ds::Files files{folder, view_of(letters, starts, "dataset_file_states")};
   std::vector<Index> found;
   {
     const py::gil_scoped_release released;
-    found = ds::file_states(paths);
+    found = ds::file_states(files);
   }
   return array_of(std::move(found));
+}
+
+py::tuple list_folder(const std::string& folder, const std::string& begin, const std::vector<std::string>& suffixes) {
+  ds::Folder found;
+  {
+    const py::gil_scoped_release released;
+    found = ds::list_folder(folder, begin, suffixes);
+  }
+  if (found.error != 0) {
+    errno = found.error;
+    PyErr_SetFromErrnoWithFilename(PyExc_OSError, folder.c_str());
+    throw py::error_already_set();
+  }
+  py::list others;
+  for (Index i = 0; i < found.others.size(); ++i) others.append(letters_of(found.others, i));
+  return py::make_tuple(columns_of(std::move(found.pictures)), others);
+}
+
+py::tuple sorted_names(const Column<std::uint8_t>& letters, const Column<Index>& starts) {
+  const ds::TextsView names = view_of(letters, starts, "dataset_sorted");
+  ds::Texts found;
+  {
+    const py::gil_scoped_release released;
+    found = ds::sorted_names(names);
+  }
+  return columns_of(std::move(found));
+}
+
+py::tuple folders_of(const Column<std::uint8_t>& letters, const Column<Index>& starts) {
+  const ds::TextsView names = view_of(letters, starts, "dataset_folders");
+  ds::FoldersOf found;
+  {
+    const py::gil_scoped_release released;
+    found = ds::folders_of(names);
+  }
+  return py::make_tuple(array_of(std::move(found.number)), array_of(std::move(found.first)));
+}
+
+py::tuple label_names(const Column<std::uint8_t>& letters, const Column<Index>& starts, const Column<std::int32_t>& folder,
+                      const Column<std::uint8_t>& label_letters, const Column<Index>& label_starts) {
+  const char* const op = "dataset_label_names";
+  const ds::TextsView pictures = view_of(letters, starts, op), folders = view_of(label_letters, label_starts, op);
+  FD_CHECK(folder.size() == pictures.count, ValueError, op, ": folder must have ", pictures.count, " numbers, got ",
+           folder.size());
+  for (Index i = 0; i < pictures.count; ++i) {
+    const std::int32_t number = folder.data()[i];
+    FD_CHECK(0 <= number && number < folders.count, ValueError, op, ": folder must lie in 0..", folders.count - 1, ", got ",
+             number);
+  }
+  ds::LabelNames found;
+  {
+    const py::gil_scoped_release released;
+    found = ds::label_names(pictures, folder.data(), folders);
+  }
+  return py::make_tuple(columns_of(std::move(found.names)), array_of(std::move(found.special)));
 }
 
 }  // namespace
@@ -113,9 +176,14 @@ py::array file_states(const Column<std::uint8_t>& letters, const Column<Index>& 
 void bind_dataset(py::module_& module) {
   module.def("dataset_read_coco", &read_coco, py::arg("path"));
   module.def("dataset_not_plain", &not_plain, py::arg("folder"), py::arg("letters"), py::arg("starts"), py::arg("links"));
-  module.def("dataset_read_yolo", &read_yolo, py::arg("folder"), py::arg("letters"), py::arg("starts"), py::arg("label_letters"),
-             py::arg("label_starts"), py::arg("left"), py::arg("classes"), py::arg("keypoint_values"));
-  module.def("dataset_file_states", &file_states, py::arg("letters"), py::arg("starts"));
+  module.def("dataset_read_yolo", &read_yolo, py::arg("folder"), py::arg("letters"), py::arg("starts"), py::arg("label_folder"),
+             py::arg("label_letters"), py::arg("label_starts"), py::arg("left"), py::arg("classes"), py::arg("keypoint_values"));
+  module.def("dataset_file_states", &file_states, py::arg("folder"), py::arg("letters"), py::arg("starts"));
+  module.def("dataset_list_folder", &list_folder, py::arg("folder"), py::arg("begin"), py::arg("suffixes"));
+  module.def("dataset_sorted", &sorted_names, py::arg("letters"), py::arg("starts"));
+  module.def("dataset_folders", &folders_of, py::arg("letters"), py::arg("starts"));
+  module.def("dataset_label_names", &label_names, py::arg("letters"), py::arg("starts"), py::arg("folder"),
+             py::arg("label_letters"), py::arg("label_starts"));
 }
 
 }  // namespace fastdet::bindings

@@ -78,12 +78,44 @@ struct Yolo {
   std::vector<double> box;  // [n, 4]: x, y, width, height in pixels
 };
 
-// Reads the header of each picture (`folder` + name) and its label file (a whole path; none: the picture is background). Those
-// marked in `left` are not looked at. Label files that are links are unclean.
-Yolo read_yolo(const std::string& folder, TextsView pictures, TextsView labels, const std::uint8_t* left,
-               const LabelRules& rules);
+// Names of files below a folder, which is empty or ends with "/".
+struct Files {
+  std::string folder;
+  TextsView names;
+};
+
+// Reads the header of each picture and its label file (none: the picture is background). Those marked in `left` are not looked
+// at. Label files that are links are unclean.
+Yolo read_yolo(const Files& pictures, const Files& labels, const std::uint8_t* left, const LabelRules& rules);
 
 // [count, 6] of each file: kind, size and time in nanoseconds of itself, and of what it leads to; -1 where there is none.
-std::vector<Index> file_states(TextsView paths);
+std::vector<Index> file_states(const Files& files);
+
+// What lies in a folder.
+struct Folder {
+  Texts pictures;  // sorted by name
+  Texts others;    // folders, links, and what only Python can tell from its name; as the system lists them
+  int error = 0;   // errno, where it cannot be listed
+};
+
+// Lists a folder; `begin` is put before the name of each picture, which has one of the `suffixes` (small letters).
+Folder list_folder(const std::string& folder, std::string_view begin, const std::vector<std::string>& suffixes);
+
+// In the order of their bytes, folder by folder.
+Texts sorted_names(TextsView names);
+
+struct FoldersOf {
+  std::vector<std::int32_t> number;  // of the folder of each name
+  std::vector<Index> first;          // of each folder the first name in it
+};
+FoldersOf folders_of(TextsView names);
+
+struct LabelNames {
+  Texts names;
+  std::vector<Index> special;  // of pictures whose names have no plain suffix, and no label name here
+};
+
+// The folder that belongs to the picture's, and its name with the suffix .txt.
+LabelNames label_names(TextsView pictures, const std::int32_t* folder, TextsView label_folders);
 
 }  // namespace fastdet::dataset

@@ -12,6 +12,7 @@
 
 #include "core/parallel.h"
 #include "dataset/dataset.h"
+#include "dataset/folder_handle.h"
 #include "dataset/picture_size.h"
 
 namespace fastdet::dataset {
@@ -23,7 +24,8 @@ constexpr double kSlack = 0.01;               // how far a coordinate may lie ou
 
 class Handle {
  public:
-  Handle(const std::string& path, int flags) : number_(open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC | flags)) {
+  Handle(FolderHandle::Place place, int flags)
+      : number_(openat(place.folder, place.name, O_RDONLY | O_NONBLOCK | O_CLOEXEC | flags)) {
     if (number_ < 0) {
       error_ = errno;
     } else if (fstat(number_, &status_) != 0) {
@@ -79,10 +81,11 @@ bool split(std::string_view line, std::vector<double>& numbers) {
 // The objects of one label file, or nothing; rules as in `read_labels` of fastdet.data.yolo.
 class LabelFile {
  public:
-  LabelFile(const LabelRules& rules, PictureSize size) : rules_(rules), height_(size.height), width_(size.width) {}
+  explicit LabelFile(const LabelRules& rules) : rules_(rules) {}
 
-  bool parse(std::string_view text, std::vector<Box>& boxes) {
+  bool parse(std::string_view text, PictureSize size, std::vector<Box>& boxes) {
     boxes.clear();
+    height_ = size.height, width_ = size.width, kind_ = 0;
     if (text.substr(0, 3) == "\xef\xbb\xbf") text.remove_prefix(3);
     while (!text.empty()) {
       const std::size_t length = std::min(text.find('\n'), text.size());
@@ -129,7 +132,7 @@ class LabelFile {
   }
 
   const LabelRules& rules_;
-  double height_, width_;
+  double height_ = 0, width_ = 0;
   int kind_ = 0;  // of the lines so far: 1 boxes, 2 polygons
   std::vector<double> numbers_;
   std::vector<Box> sorted_;
@@ -147,41 +150,38 @@ bool read_all(const Handle& file, std::string& text) {
   return true;
 }
 
-// What a block of pictures has, in their order.
-struct Block {
-  std::vector<Box> boxes;
-};
-
 }  // namespace
 
-Yolo read_yolo(const std::string& folder, TextsView pictures, TextsView labels, const std::uint8_t* left,
-               const LabelRules& rules) {
+Yolo read_yolo(const Files& pictures, const Files& labels, const std::uint8_t* left, const LabelRules& rules) {
   Yolo found;
-  const auto total = static_cast<std::size_t>(pictures.count);
+  const Index count = pictures.names.count;
+  const auto total = static_cast<std::size_t>(count);
   found.height.resize(total);
   found.width.resize(total);
   found.counts.resize(total);
   found.unclean.assign(left, left + total);
-  const Index blocks = (pictures.count + kBlock - 1) / kBlock;
-  std::vector<Block> parts(static_cast<std::size_t>(blocks));
+  const Index blocks = (count + kBlock - 1) / kBlock;
+  std::vector<std::vector<Box>> parts(static_cast<std::size_t>(blocks));
   parallel_for(blocks, 1, [&](std::int64_t begin, std::int64_t end) {
-    std::string path, text;
+    FolderHandle picture_folder(pictures.folder), label_folder(labels.folder);
+    LabelFile rows(rules);
+    std::string text;
     std::vector<Box> boxes;
-    for (Index i = begin * kBlock; i < std::min(end * kBlock, pictures.count); ++i) {
+    for (Index i = begin * kBlock; i < std::min(end * kBlock, count); ++i) {
       const auto row = static_cast<std::size_t>(i);
       if (found.unclean[row] != 0) continue;
       found.unclean[row] = 1;
       PictureSize size;
       {
-        const Handle picture(path.assign(folder).append(pictures[i]), 0);
+        const Handle picture(picture_folder.find(pictures.names[i]), 0);
         if (picture.is_regular()) size = picture_size(picture.number(), picture.size());
       }
       if (size.height == 0) continue;
       if (rules.classes > 0) {
-        const Handle file(path.assign(labels[i]), O_NOFOLLOW);
+        const Handle file(label_folder.find(labels.names[i]), O_NOFOLLOW);
         if (!file.is_missing()) {
-          if (!read_all(file, text) || !LabelFile(rules, size).parse(text, boxes)) continue;
-          std::vector<Box>& all = parts[static_cast<std::size_t>(i / kBlock)].boxes;
+          if (!read_all(file, text) || !rows.parse(text, size, boxes)) continue;
+          std::vector<Box>& all = parts[static_cast<std::size_t>(i / kBlock)];
           all.insert(all.end(), boxes.begin(), boxes.end());
           found.counts[row] = static_cast<Index>(boxes.size());
         }
@@ -191,12 +191,16 @@ Yolo read_yolo(const std::string& folder, TextsView pictures, TextsView labels, 
       found.width[row] = size.width;
     }
   });
-  for (Block& part : parts) {
-    for (const Box& box : part.boxes) {
+  std::size_t boxes = 0;
+  for (const std::vector<Box>& part : parts) boxes += part.size();
+  found.label.reserve(boxes);
+  found.box.reserve(4 * boxes);
+  for (std::vector<Box>& part : parts) {
+    for (const Box& box : part) {
       found.label.push_back(box.label);
       found.box.insert(found.box.end(), box.side, box.side + 4);
     }
-    part.boxes = {};
+    part = {};
   }
   return found;
 }

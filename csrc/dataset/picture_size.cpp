@@ -18,15 +18,23 @@ constexpr std::int64_t kMaxSide = 65'500, kMaxPixels = 89'478'485, kMaxRatio = 2
 constexpr std::int64_t kRatioBytes = 1 << 20, kMaxBytes = 1 << 30;
 constexpr std::size_t kMaxChunk = 4096;  // of a chunk of a PNG before its pixels
 
+// An open file. Reading on where the last reading ended reads ahead.
 class File {
  public:
   File(int handle, std::int64_t size) : handle_(handle), size_(size) {}
 
-  std::int64_t size() const { return size_; }
-
   // Fills `out` from `offset` on; false where the file is shorter.
-  bool read(std::int64_t offset, unsigned char* out, std::size_t count) const {
+  bool read(std::int64_t offset, unsigned char* out, std::size_t count) {
     if (offset < 0 || offset > size_ || static_cast<std::int64_t>(count) > size_ - offset) return false;
+    if (offset == last_ && !holds(offset, count) && count <= kAhead) {
+      held_ = pread(handle_, ahead_, kAhead, offset);
+      start_ = offset;
+    }
+    last_ = offset + static_cast<std::int64_t>(count);
+    if (holds(offset, count)) {
+      std::copy_n(ahead_ + (offset - start_), count, out);
+      return true;
+    }
     while (count > 0) {
       const ssize_t got = pread(handle_, out, count, offset);
       if (got <= 0) return false;
@@ -34,14 +42,23 @@ class File {
     }
     return true;
   }
-  bool read(std::int64_t offset, Bytes& out, std::size_t count) const {
+  bool read(std::int64_t offset, Bytes& out, std::size_t count) {
     out.resize(count);
     return read(offset, out.data(), count);
   }
 
  private:
+  static constexpr std::size_t kAhead = 4096;  // most headers are shorter
+
+  bool holds(std::int64_t offset, std::size_t count) const {
+    return offset >= start_ && offset + static_cast<std::int64_t>(count) <= start_ + held_;
+  }
+
   int handle_;
   std::int64_t size_;
+  std::int64_t last_ = 0;              // end of what was asked for
+  std::int64_t start_ = 0, held_ = 0;  // of what `ahead_` holds
+  unsigned char ahead_[kAhead];
 };
 
 std::uint32_t big(const unsigned char* bytes, int count) {
@@ -136,7 +153,7 @@ bool take_segment(unsigned marker, const Bytes& segment, Jpeg& jpeg) {
   }
 }
 
-PictureSize jpeg_size(const File& file) {
+PictureSize jpeg_size(File& file) {
   Jpeg jpeg;
   Bytes segment;
   for (std::int64_t at = 2;;) {
@@ -184,7 +201,7 @@ bool is_depth(unsigned depth, unsigned colour) {
   return (colour == 2 || colour == 4 || colour == 6) && (depth == 8 || depth == 16);
 }
 
-PictureSize png_size(const File& file) {
+PictureSize png_size(File& file) {
   Bytes chunk;
   PictureSize size;
   bool pixels = false;
@@ -219,7 +236,7 @@ PictureSize png_size(const File& file) {
 }  // namespace
 
 PictureSize picture_size(int handle, std::int64_t file_bytes) {
-  const File file(handle, file_bytes);
+  File file(handle, file_bytes);
   unsigned char head[8];
   if (file_bytes > kMaxBytes || !file.read(0, head, 8)) return {};
   const std::string_view first(reinterpret_cast<const char*>(head), 8);

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <fcntl.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -6,6 +7,7 @@
 
 #include "core/parallel.h"
 #include "dataset/dataset.h"
+#include "dataset/folder_handle.h"
 
 namespace fastdet::dataset {
 namespace {
@@ -83,10 +85,10 @@ std::vector<std::uint8_t> not_plain(const std::string& folder, TextsView names, 
   return found;
 }
 
-std::vector<Index> file_states(TextsView paths) {
-  std::vector<Index> found(static_cast<std::size_t>(6 * paths.count), -1);
-  parallel_for(paths.count, kGrain, [&](std::int64_t begin, std::int64_t end) {
-    std::string path;
+std::vector<Index> file_states(const Files& files) {
+  std::vector<Index> found(static_cast<std::size_t>(6 * files.names.count), -1);
+  parallel_for(files.names.count, kGrain, [&](std::int64_t begin, std::int64_t end) {
+    FolderHandle folder(files.folder);
     const auto note = [](const struct stat& status, Index* out) {
       out[0] = static_cast<Index>(status.st_mode);
       out[1] = static_cast<Index>(status.st_size);
@@ -95,10 +97,10 @@ std::vector<Index> file_states(TextsView paths) {
     for (Index i = begin; i < end; ++i) {
       struct stat status{};
       Index* out = &found[static_cast<std::size_t>(6 * i)];
-      path.assign(paths[i]);
-      if (lstat(path.c_str(), &status) != 0) continue;
+      const auto [handle, name] = folder.find(files.names[i]);
+      if (fstatat(handle, name, &status, AT_SYMLINK_NOFOLLOW) != 0) continue;
       note(status, out);
-      if (!S_ISLNK(status.st_mode) || stat(path.c_str(), &status) == 0) note(status, out + 3);
+      if (!S_ISLNK(status.st_mode) || fstatat(handle, name, &status, 0) == 0) note(status, out + 3);
     }
   });
   return found;

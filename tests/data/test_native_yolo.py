@@ -20,9 +20,10 @@ from broken_pictures import pattern
 from fastdet import _core
 from fastdet.data import yolo
 from fastdet.data.dataset import strict
+from fastdet.data.file_names import FileNames, texts_of
 from fastdet.data.index import SECTIONS
-from fastdet.data.index_rows import IndexBuilder, texts_of
-from fastdet.data.yolo import LabelRules, label_path, label_paths, yolo_index
+from fastdet.data.index_rows import IndexBuilder
+from fastdet.data.yolo import LabelRules, label_names, label_path, yolo_index
 from fastdet.image_files import ImageError, read_size
 
 CASES = int(os.environ.get("FASTDET_INDEX_CASES", "60"))  # thousands before a release
@@ -58,10 +59,10 @@ def agree(files, rules, names=NAMES) -> tuple[int, int]:
 
 
 def left_to_python(files, rules) -> list[bool]:
-    labels = label_paths(files, rules.root) if rules.classes else []
+    labels = list(label_names(FileNames.of(files), rules.root)) if rules.classes else []
     none = np.zeros(len(files), np.uint8)
     found = _core.dataset_read_yolo(
-        b"", *texts_of(files), *texts_of(labels), none, rules.classes, rules.keypoint_values
+        b"", *texts_of(files), b"", *texts_of(labels), none, rules.classes, rules.keypoint_values
     )
     return found["unclean"].astype(bool).tolist()
 
@@ -199,7 +200,7 @@ def test_label_paths(tmp_path):
         "a/b.tar.gz",
     ]
     paths = [f"/set/{file}" for file in files] + ["/images/other/images/b.jpg", "relative/images/b.jpg", "x.jpg"]
-    assert label_paths(paths, root) == [str(label_path(Path(path), root)) for path in paths]
+    assert list(label_names(FileNames.of(paths), root)) == [str(label_path(Path(path), root)) for path in paths]
 
 
 def test_many_pictures_with_some_that_python_reads(folder):
@@ -224,7 +225,7 @@ def test_many_pictures_with_some_that_python_reads(folder):
 
 
 def native_size(path: Path) -> tuple[int, int] | None:
-    found = _core.dataset_read_yolo(b"", *texts_of([str(path)]), *texts_of([]), np.zeros(1, np.uint8), 0, 0)
+    found = _core.dataset_read_yolo(b"", *texts_of([str(path)]), b"", *texts_of([]), np.zeros(1, np.uint8), 0, 0)
     return None if found["unclean"][0] else (int(found["height"][0]), int(found["width"][0]))
 
 
@@ -327,11 +328,11 @@ def test_arguments_are_checked():
     letters, starts = texts_of(["a", "b"])
     none = np.zeros(2, np.uint8)
     with pytest.raises(ValueError, match="left must have 2 numbers, got 1"):
-        _core.dataset_read_yolo(b"", letters, starts, letters, starts, none[:1], 1, 0)
+        _core.dataset_read_yolo(b"", letters, starts, b"", letters, starts, none[:1], 1, 0)
     with pytest.raises(ValueError, match="a label file a picture"):
-        _core.dataset_read_yolo(b"", letters, starts, *texts_of(["a"]), none, 1, 0)
+        _core.dataset_read_yolo(b"", letters, starts, b"", *texts_of(["a"]), none, 1, 0)
     with pytest.raises(ValueError, match="starts must rise"):
-        _core.dataset_read_yolo(b"", letters, starts[::-1].copy(), letters, starts, none, 1, 0)
+        _core.dataset_read_yolo(b"", letters, starts[::-1].copy(), b"", letters, starts, none, 1, 0)
     with pytest.raises(ValueError, match="negative"):
-        _core.dataset_read_yolo(b"", letters, starts, letters, starts, none, -1, 0)
-    assert _core.dataset_file_states(*texts_of(["/", "/no/such"])).reshape(2, 6)[1].tolist() == [-1] * 6
+        _core.dataset_read_yolo(b"", letters, starts, b"", letters, starts, none, -1, 0)
+    assert _core.dataset_file_states(b"", *texts_of(["/", "/no/such"])).reshape(2, 6)[1].tolist() == [-1] * 6

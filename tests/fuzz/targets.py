@@ -23,8 +23,9 @@ from fastdet.data import coco as coco_reader
 from fastdet.data import yolo
 from fastdet.data.coco import read_coco
 from fastdet.data.dataset import DataError, strict
+from fastdet.data.file_names import texts_of
 from fastdet.data.index import HEADER, SECTIONS, Index, IndexFileError, open_index
-from fastdet.data.index_rows import Annotations, Pictures, texts_of
+from fastdet.data.index_rows import Annotations, Pictures
 from fastdet.data.voc import read_voc_file
 from fastdet.data.yolo import read_labels
 from fastdet.data.yolo_yaml import read_yaml
@@ -165,7 +166,7 @@ def _paths(index: Index) -> list[Path]:
 def labels_native(data: bytes) -> Any:
     """The native reader of label files against the one in Python."""
     _PATH.write_bytes(data)
-    found = _core.dataset_read_yolo(b"", *_PICTURE_TEXTS, *_PATH_TEXTS, np.zeros(1, np.uint8), 3, 0)
+    found = _core.dataset_read_yolo(b"", *_PICTURE_TEXTS, b"", *_PATH_TEXTS, np.zeros(1, np.uint8), 3, 0)
     if found["unclean"][0]:
         return None
     problems: list[Any] = []
@@ -179,7 +180,7 @@ def labels_native(data: bytes) -> Any:
 def picture_header(data: bytes) -> Any:
     """The native reader of picture headers against ``read_size``."""
     _PATH.write_bytes(data)
-    found = _core.dataset_read_yolo(b"", *_PATH_TEXTS, *texts_of([]), np.zeros(1, np.uint8), 0, 0)
+    found = _core.dataset_read_yolo(b"", *_PATH_TEXTS, b"", *texts_of([]), np.zeros(1, np.uint8), 0, 0)
     if found["unclean"][0]:
         return None
     size = int(found["height"][0]), int(found["width"][0])

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from fastdet import _core
+from fastdet.data.file_names import FileNames
 from fastdet.data.index import VERSION, Index, IndexFileError, open_index, write_index
-from fastdet.data.index_rows import texts_of
 
 __all__ = ["cache_folder", "cached_index", "file_stamps", "folder_stamps"]
 
@@ -81,10 +81,14 @@ def _open(path: Path) -> Index | None:
 
 def file_stamps(paths: Sequence[str]) -> bytes:
     """Digest of the names of files, and of size and time of what stands there: of links, and of what they lead to."""
-    letters, starts = texts_of(paths)
-    digest = hashlib.sha256()
-    for column in (letters, starts, _core.dataset_file_states(letters, starts)):
-        digest.update(np.ascontiguousarray(column).tobytes())
+    names = FileNames.of(paths)
+    prefix = os.fsencode(names.prefix)
+    digest = hashlib.sha256(prefix + b"\0")
+    for first in range(0, len(names), CHUNK):
+        part = names[first : first + CHUNK]
+        states = _core.dataset_file_states(prefix, part.letters, part.starts)
+        for column in (part.letters, part.starts, states):
+            digest.update(np.ascontiguousarray(column).tobytes())
     return digest.digest()
 
 

@@ -12,9 +12,10 @@ from typing import Generic, TypeVar, overload
 
 import numpy as np
 
+from fastdet.data.file_names import FileNames
 from fastdet.data.index import Index, make_index
 
-__all__ = ["Annotation", "Annotations", "IndexBuilder", "Picture", "Pictures", "shared_folder", "texts_of"]
+__all__ = ["Annotation", "Annotations", "IndexBuilder", "Picture", "Pictures"]
 
 CHUNK = 4096  # rows that iteration takes from the columns at a time
 
@@ -128,22 +129,6 @@ class Annotations(_Rows[Annotation]):
         ]
 
 
-def texts_of(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Names of files, none with a NUL, as the native readers take them: all letters, and where each name starts."""
-    joined = np.frombuffer(os.fsencode("\0".join(texts)), np.uint8)
-    ends = np.flatnonzero(joined == 0) - np.arange(max(len(texts) - 1, 0))
-    return joined[joined != 0], np.concatenate([[0], ends, [np.count_nonzero(joined)]] if texts else [[0]])
-
-
-def shared_folder(paths: Sequence[str]) -> str:
-    """The folder that all ``paths`` begin with, its separator included."""
-    if not paths:
-        return ""
-    first, last = min(paths), max(paths)
-    same = next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-    return first[: first[:same].rfind("/") + 1]
-
-
 class IndexBuilder:
     """Collects pictures and annotations one by one; what readers in Python fill."""
 
@@ -177,15 +162,14 @@ class IndexBuilder:
 
     def index(self, names: tuple[str, ...], category_ids: tuple[int, ...]) -> Index:
         """What was collected."""
-        prefix = shared_folder(self._paths)
-        letters, starts = texts_of([path[len(prefix) :] for path in self._paths])
+        paths = FileNames.of(self._paths)
         columns = {**self._pictures, **self._rows, **self._numbers}
         return make_index(
             names,
             category_ids,
-            prefix=os.fsencode(prefix),
+            prefix=os.fsencode(paths.prefix),
             notes=None,
-            paths=letters,
-            path_starts=starts,
+            paths=paths.letters,
+            path_starts=paths.starts,
             **{name: np.array(column) for name, column in columns.items()},
         )

@@ -12,11 +12,12 @@ from typing import Any, NoReturn
 
 from fastdet.data.coco import coco_index
 from fastdet.data.dataset import DataError, Dataset, Problem, Report, read_text, real_inside, resolve_inside, strict
+from fastdet.data.file_names import FileNames
 from fastdet.data.index import Index
 from fastdet.data.index_cache import cache_folder, cached_index, file_stamps, folder_stamps
 from fastdet.data.picture_files import in_folder, in_list
 from fastdet.data.voc import read_voc_file, voc_index
-from fastdet.data.yolo import LabelRules, label_paths, yolo_index
+from fastdet.data.yolo import LabelRules, label_names, yolo_index
 from fastdet.data.yolo_yaml import read_yaml
 from fastdet.image_files import PICTURE_SUFFIXES
 
@@ -154,9 +155,9 @@ def _coco_source(place: Path, images: Path, options: dict[str, Any]) -> _Source:
     return _Source(place, about, lambda: file_stamps([str(place), str(images)]), read)
 
 
-def _yolo_source(path: Path, files: list[str], names: tuple[str, ...], rules: LabelRules, report: Report) -> _Source:
+def _yolo_source(path: Path, files: FileNames, names: tuple[str, ...], rules: LabelRules, report: Report) -> _Source:
     def stamps() -> bytes:
-        return file_stamps([*files, *(label_paths(files, rules.root) if names else ())])
+        return file_stamps(files) + (file_stamps(label_names(files, rules.root)) if names else b"")
 
     about = {**vars(rules), "root": str(rules.root), "names": names}
     return _Source(path, about, stamps, lambda: yolo_index(files, names, rules, report))

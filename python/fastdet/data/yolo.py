@@ -12,6 +12,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,8 +28,8 @@ from fastdet.data.dataset import (
     real_inside,
     strict,
 )
+from fastdet.data.file_names import FileNames, shared_folder, texts_of
 from fastdet.data.index import Index, make_index
-from fastdet.data.index_rows import shared_folder, texts_of
 from fastdet.image_files import ImageError, read_size
 
 LABEL_LIMIT = 64 << 20  # bytes of a label file
@@ -140,21 +141,16 @@ class LabelRules:
     allow_outside: bool
 
 
-def label_paths(files: Sequence[str], root: Path) -> list[str]:
+def label_names(files: FileNames, root: Path) -> FileNames:
     """``label_path`` of many."""
-    found = []
-    folders: dict[str, str] = {}  # of pictures -> of their labels, separators included
-    for file in files:
-        at = file.rfind("/") + 1
-        dot = file.rfind(".")
-        if dot <= at or dot == len(file) - 1:  # pathlib knows what the suffix of such a name is
-            found.append(str(label_path(Path(file), root)))
-            continue
-        folder = file[:at]
-        if folder not in folders:
-            folders[folder] = str(label_path(Path(f"{folder}x.jpg"), root))[: -len("x.txt")]
-        found.append(f"{folders[folder]}{file[at:dot]}.txt")
-    return found
+    numbers, folders = files.folders()
+    beside = [str(label_path(Path(f"{folder}x.jpg"), root))[: -len("x.txt")] for folder in folders]
+    prefix = shared_folder(beside)
+    below = texts_of([folder[len(prefix) :] for folder in beside])
+    names, special = _core.dataset_label_names(files.letters, files.starts, numbers, *below)
+    # pathlib knows what the suffix of such a name is
+    paths = [str(label_path(Path(files[row]), root)) for row in special.tolist()]
+    return FileNames(prefix, *names).replaced(special, [os.fsencode(path[len(prefix) :]) for path in paths])
 
 
 def yolo_index(files: Sequence[str], names: tuple[str, ...], rules: LabelRules, report: Report) -> Index:
@@ -163,59 +159,58 @@ def yolo_index(files: Sequence[str], names: tuple[str, ...], rules: LabelRules, 
     A picture without a label file is background. The sizes of pictures are read from their headers. Files that are
     clean are read natively, the others by ``read_size`` and ``read_labels``, which say what is wrong.
     """
-    prefix = shared_folder(files)
-    letters, starts = texts_of([file[len(prefix) :] for file in files])
-    labels = label_paths(files, rules.root) if rules.classes else []
-    left = _outside(labels, rules) if rules.classes else np.zeros(len(files), np.uint8)
-    clean = _core.dataset_read_yolo(
-        os.fsencode(prefix), letters, starts, *texts_of(labels), left, rules.classes, rules.keypoint_values
-    )
+    files = FileNames.of(files)
+    clean = _read_clean(files, rules)
+    counts = clean["counts"]
     keep = np.ones(len(files), bool)
-    boxes, own_labels, at = [], [], 0
-    ends = clean["counts"].cumsum()
+    boxes, labels, at = [], [], 0
+    ends = counts.cumsum()
     for row in np.flatnonzero(clean["unclean"]).tolist():
         found = _read_picture(Path(files[row]), rules, report)
         if found is None:
             keep[row] = False
             continue
         (clean["height"][row], clean["width"][row]), rows = found
-        clean["counts"][row] = len(rows)
+        counts[row] = len(rows)
         boxes += [clean["box"][at : ends[row]], np.array([box for _, box in rows], np.float64).reshape(-1, 4)]
-        own_labels += [clean["label"][at : ends[row]], np.array([label for label, _ in rows], np.int32)]
+        labels += [clean["label"][at : ends[row]], np.array([label for label, _ in rows], np.int32)]
         at = ends[row]
-    box = np.concatenate([*boxes, clean["box"][at:]])
-    if not keep.all():
-        letters, starts = texts_of([file[len(prefix) :] for file, kept in zip(files, keep, strict=True) if kept])
-    count = int(keep.sum())
+    box = np.concatenate([*boxes, clean["box"][at:]]) if boxes else clean["box"]
+    kept = files.keep(keep)
     return make_index(
         names,
         tuple(range(len(names))),
-        prefix=os.fsencode(prefix),
+        prefix=os.fsencode(kept.prefix),
         notes=None,
-        paths=letters,
-        path_starts=starts,
-        picture_id=np.arange(count),
+        paths=kept.letters,
+        path_starts=kept.starts,
+        picture_id=np.arange(len(kept)),
         height=clean["height"][keep],
         width=clean["width"][keep],
         annotation_id=np.arange(len(box)),
-        picture=np.repeat(np.arange(count), clean["counts"][keep]),
-        label=np.concatenate([*own_labels, clean["label"][at:]]),
+        picture=np.repeat(np.arange(len(kept)), counts[keep]),
+        label=np.concatenate([*labels, clean["label"][at:]]),
         box=box,
         area=box[:, 2] * box[:, 3],
         crowd=np.zeros(len(box), np.uint8),
     )
 
 
-def _outside(labels: Sequence[str], rules: LabelRules) -> np.ndarray:
+def _read_clean(files: FileNames, rules: LabelRules) -> dict[str, Any]:
+    """What is read natively; ``unclean`` marks the rest."""
+    labels = label_names(files, rules.root) if rules.classes else FileNames.of([])
+    left = _outside(labels, rules) if rules.classes else np.zeros(len(files), np.uint8)
+    columns = (os.fsencode(labels.prefix), labels.letters, labels.starts, left, rules.classes, rules.keypoint_values)
+    return _core.dataset_read_yolo(os.fsencode(files.prefix), files.letters, files.starts, *columns)
+
+
+def _outside(labels: FileNames, rules: LabelRules) -> np.ndarray:
     """[N] uint8: 1 where the folder of a label file leads out of the root."""
-    inside: dict[str, bool] = {}
-    found = np.zeros(len(labels), np.uint8)
-    for row, path in enumerate(() if rules.allow_outside else labels):
-        folder = path[: path.rfind("/") + 1]
-        if folder not in inside:
-            inside[folder] = real_inside(rules.root, Path(folder))
-        found[row] = not inside[folder]
-    return found
+    if rules.allow_outside:
+        return np.zeros(len(labels), np.uint8)
+    numbers, folders = labels.folders()
+    outside = [not real_inside(rules.root, Path(folder)) for folder in folders]
+    return np.array(outside, np.uint8)[numbers]
 
 
 Size = tuple[int, int]  # height, width

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fastdet.data.dataset import DataError, Problem, Report, read_text, resolve_inside, strict
+from fastdet.data.file_names import FileNames
 from fastdet.data.picture_files import in_folder, in_list
 
 YAML_LIMIT = 1 << 20  # bytes
@@ -32,18 +33,19 @@ class YoloFile:
     download: str | None
     allow_outside: bool
 
-    def files(self, split: str, report: Report = strict) -> list[str]:
+    def files(self, split: str, report: Report = strict) -> FileNames:
         """Pictures of a split, in the order of its folders and lists. Raises DataError."""
-        found: list[str] = []
+        parts: list[FileNames] = []
         for name in self.splits[split]:
             place = self._place(split, name)
             options: dict[str, Any] = {"allow_outside": self.allow_outside, "report": report}
             if place.is_dir():
-                found += in_folder(place, self.root, **options)
+                parts.append(in_folder(place, self.root, **options))
             elif place.is_file():
-                found += in_list(place, self.root, **options)
+                parts.append(in_list(place, self.root, **options))
             else:
                 _fail(self.path, f"{split}: {name!r} is neither a folder nor a list in {self.base}{self.hint()}")
+        found = FileNames.join(parts)
         if not found:
             report(Problem("error", "empty", self.path, "", f"{split}: no picture in {', '.join(self.splits[split])}"))
         return found

@@ -103,6 +103,27 @@ def test_objects(tmp_path):
     )
 
 
+FAULTS = {
+    "<object><name></name></object>": ("class-unknown", "the object has no <name>"),
+    "<object><name>a</name></object>": ("label-columns", "the object has no <xmin>"),
+    voc_object(1, 2, "", 4): ("label-number", "the box must be four numbers, got '1 2  4'"),
+    voc_object(1, "1e999", 3, 4): ("box-not-finite", "the box must be finite, got 1 inf 3 4"),
+    voc_object(4, 2, 3, 4): ("box-inverted", "the box is inverted, got 4 2 3 4"),
+    voc_object(1, 5, 3, 4): ("box-inverted", "the box is inverted, got 1 5 3 4"),
+}
+
+
+@pytest.mark.parametrize("text", FAULTS, ids=[f"{kind}-{i}" for i, (kind, _) in enumerate(FAULTS.values())])
+def test_faults_of_objects(tmp_path, text):
+    """Each is told with its line and left out; those beside it stay."""
+    path, problems = tmp_path / "a.xml", []
+    path.write_text(annotation("\n" + text + voc_object(1, 2, 3, 4)))
+    assert [each.name for each in read_voc_file(path, report=problems.append).objects] == ["cell"]
+    assert [(each.level, each.kind, each.where, each.message) for each in problems] == [
+        ("error", FAULTS[text][0], "2", FAULTS[text][1])
+    ]
+
+
 # corners as written on a picture of 30 x 20 (width x height) -> the kind of problem; a pixel beyond the border is none
 BORDERS = {
     (1, 1, 30, 20): None,

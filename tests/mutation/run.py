@@ -25,6 +25,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,7 @@ def run_tests(package: Path, tests: list[str], seconds: float, extra: list[str])
         os.chdir(TREE)
         sys.path[:0] = [str(package)]
         os.environ["FASTDET_CUDA_LIB"] = "left out"  # so that no conftest builds it
+        os.environ["FASTDET_NUM_THREADS"] = "3"  # so that what threads must not share is told
         code = 1
         try:
             import pytest
@@ -226,6 +228,7 @@ def survivors(op: str, options: argparse.Namespace) -> None:
     chosen = random.Random(options.seed).sample(places, min(options.count, len(places)))
     print(f"{op}: {len(chosen)} of {len(places)} changes, {limit:.0f} s for each", flush=True)
     noticed = survived = 0  # what does not compile is neither
+    by: Counter[str] = Counter()  # the first test that failed
     for mutant in chosen:
         line, place = (
             (TREE / mutant.path).read_text().splitlines()[mutant.line - 1].strip(),
@@ -237,10 +240,14 @@ def survivors(op: str, options: argparse.Namespace) -> None:
         except build.BuildError:
             continue
         noticed, survived = noticed + (not passed), survived + passed
-        if passed:
+        if not passed:
+            told = re.search(r"^(?:FAILED|ERROR) \S+?::(\w+)", (SCRATCH / "last.log").read_text(), re.M)
+            by[told[1] if told else "time or a crash"] += 1
+        else:
             print(f"SURVIVED {mutant.path}:{place}: {mutant.old!r} -> {mutant.new!r}   {line}", flush=True)
     share = 100 * noticed / max(noticed + survived, 1)
-    print(f"{op}: {noticed} of {noticed + survived} noticed, {share:.0f} %", flush=True)
+    names = ", ".join(f"{name} {number}" for name, number in by.most_common())
+    print(f"{op}: {noticed} of {noticed + survived} noticed, {share:.0f} %: {names}", flush=True)
 
 
 def main() -> None:

@@ -230,7 +230,7 @@ def test_a_million_boxes():
         assert scores[keep][cell[keep] == c] == scores[cell == c].max()
 
 
-@pytest.mark.parametrize("n", [10**5])
+@pytest.mark.parametrize("n", [2 * 10**4])
 def test_all_equal_scores_keep_input_order(n):
     corner = np.arange(n, dtype=np.float32)[:, None] * np.array([[10, 0]], np.float32)
     boxes = np.concatenate([corner, corner + 5], 1)

@@ -224,7 +224,7 @@ def survivors(op: str, options: argparse.Namespace) -> None:
         limit = 10 + 5 * (resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before)
     files = core_sources(op) if options.core else sources(op)
     folders = [ROOT / "csrc"] if op in TESTS else [folder_of(op), ROOT / "csrc" / "core"]
-    places = [m for path in files if options.only in path.name for m in mutants_of(path)]
+    places = [m for path in files for m in mutants_of(path) if options.only in f"{m.path}:{m.line}:"]
     chosen = random.Random(options.seed).sample(places, min(options.count, len(places)))
     print(f"{op}: {len(chosen)} of {len(places)} changes, {limit:.0f} s for each", flush=True)
     noticed = survived = 0  # what does not compile is neither
@@ -259,7 +259,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=20, help="changes of each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, help="compiler processes at once")
-    parser.add_argument("--only", default="", help="files whose names contain this")
+    parser.add_argument("--only", default="", help="places whose csrc/FILE:LINE: contains this")
     parser.add_argument("--limit", type=float, help="seconds for the tests; without, they are first run with no change")
     parser.add_argument("--pytest", default="", help="more arguments of pytest")
     options = parser.parse_args()

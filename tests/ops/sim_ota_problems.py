@@ -10,8 +10,11 @@ DEFAULTS = (2.5, 10, 1.0, 3.0)  # center_radius, topk, class_weight, iou_weight
 KINDS = ("plain", "tiny", "small", "large", "ties", "twins", "saturated", "bad", "degenerate", "far", "exact")
 
 
-def problem(seed=0, listed=False, entries=40, **options):
-    """Arguments of the operator without attributes: windows, or a list of candidates with repetitions and gaps."""
+def problem(seed=0, listed=False, entries=40, certain=False, **options):
+    """Arguments of the operator without attributes: windows, or a list of candidates with repetitions and gaps.
+
+    ``certain``: the objectness of half of the priors is 1: where a logit is large too, the score is exactly 1.
+    """
     scores, boxes, points, strides, gt, labels, count = corner_problem(seed, **options)
     rng = np.random.default_rng(seed + 1000)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -21,6 +24,8 @@ def problem(seed=0, listed=False, entries=40, **options):
     objectness = rng.normal(0, 2, scores.shape[:2]).astype(np.float32)
     if options.get("kind") == "ties":
         objectness[:] = 0.5
+    if certain:
+        objectness[rng.random(objectness.shape) < 0.5] = 90.0
     if options.get("kind") == "bad":
         objectness[rng.random(objectness.shape) < 0.05] = np.nan
     front = (logits, objectness, boxes, gt, labels, count)

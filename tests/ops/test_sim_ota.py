@@ -52,6 +52,9 @@ CASES = [
     case("topk-64", attributes=(2.5, 64, 1.0, 3.0), seed=8, kind="exact", listed=True, entries=200),
     case("radius-0", attributes=(0.0, 10, 1.0, 3.0), seed=10),
     case("weights-0", attributes=(2.5, 10, 0.0, 0.0), seed=12),
+    case("certain", seed=13, kind="saturated", certain=True),
+    case("certain-cost", COST, seed=14, kind="saturated", certain=True),
+    case("certain-wide", COST, seed=15, kind="saturated", certain=True, classes=80, rows=9),
 ]
 # Every kind in both forms at several sizes; which variants run them rotates, so that all of them meet all kinds.
 GENERATED = [

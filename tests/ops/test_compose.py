@@ -246,6 +246,19 @@ def test_generated(part, isa):
         np.testing.assert_array_equal(compose(single.pop("layers"), size, layout=layout, **single), expected[1])
 
 
+@pytest.mark.parametrize("width", [127, 128, 129, 255, 257, 391])
+def test_wide_rows(width, isa):
+    """Widths around the steps in which rows are coloured and mixed, and their rests."""
+    layers = [
+        Layer([Tile(picture(9, width + 20, seed=width))], (9, width + 20), affine(1, 0.97)),
+        Layer([Tile(picture(7, width))], (7, width), projective(affine(-1), 0.0001, 0.0002)),
+    ]
+    for layout, order in (("nhwc", "rgb"), ("nchw", "bgr")):
+        options = {"blend": 0.3, "hsv": tables(width), "channel_order": order, "flip_horizontal": width % 2 == 0}
+        got = compose(layers, (6, width), layout=layout, **options)
+        np.testing.assert_array_equal(got, compose_reference(layers, (6, width), layout=layout, **options))
+
+
 def test_every_colour(isa):
     """Hue, saturation and value of all quotients, through tables that change nothing and that invert."""
     steps = np.arange(0, 256, 8, dtype=np.uint8) + np.uint8(7)

@@ -58,11 +58,13 @@ CASES = [
     case("pillow-horizontal-first", (130, 40, 3), mode="pillow12", keep_ratio=False, size=(31, 52)),
     case("pillow-mixed", (130, 40), (3, 90, 4), (64, 64, 3), (1, 1, 3), mode="pillow", swap_rb=True, dtype="float16"),
     case("wide", (20, 1100, 3), size=(24, 1040)),
+    case("wide-float16", (3, 1300, 3), size=(4, 1301), dtype="float16", keep_ratio=False),
     case("many", *[(3 + i % 5, 4 + i % 3, 3) for i in range(130)], size=(8, 8)),
 ]
 BFLOAT16 = [
     case("bfloat16", (90, 130, 3), (30, 20), dtype="bfloat16", mean=IMAGENET[0], std=IMAGENET[1], size=(61, 67)),
     case("bfloat16-nhwc", (90, 130, 3), dtype="bfloat16", layout="nhwc", scale=False),
+    case("wide-bfloat16", (3, 1300, 3), size=(4, 1301), dtype="bfloat16", keep_ratio=False),
 ]
 
 

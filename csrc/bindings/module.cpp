@@ -50,6 +50,7 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
   bindings::bind_ms_deform_attn(module);
   bindings::bind_network(module);
   bindings::bind_nms(module);
+  bindings::bind_random(module);
   bindings::bind_rep_conv(module);
   bindings::bind_sim_ota(module);
   bindings::bind_task_aligned(module);

@@ -18,6 +18,7 @@ void bind_letterbox(pybind11::module_& module);
 void bind_ms_deform_attn(pybind11::module_& module);
 void bind_network(pybind11::module_& module);
 void bind_nms(pybind11::module_& module);
+void bind_random(pybind11::module_& module);
 void bind_rep_conv(pybind11::module_& module);
 void bind_sim_ota(pybind11::module_& module);
 void bind_task_aligned(pybind11::module_& module);

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastdet import _core
 from fastdet.data.augmentation.random_stream import Stream, philox
 
 # Known answers of Philox 4x32-10 that the authors publish with Random123 (kat_vectors): counter, key, result.
@@ -20,11 +21,20 @@ KNOWN = [
         (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
     ),
 ]
+WORD = st.integers(0, 2**32 - 1)
 
 
 @pytest.mark.parametrize(("counter", "key", "expected"), KNOWN)
 def test_known_answers(counter, key, expected):
     assert tuple(philox(np.array([counter], np.uint64), key)[0].tolist()) == expected
+
+
+@given(st.integers(0, 2**64 - 1), st.lists(WORD, min_size=4, max_size=4), st.integers(0, 70))
+def test_native_words_are_those_of_the_reference(key, counter, count):
+    first, *place = counter
+    counters = [[(first + i) % 2**32, *place] for i in range(count)]
+    expected = philox(np.array(counters, np.uint64), (key % 2**32, key >> 32)).ravel().tolist()
+    assert _core.philox_words(key, first, *place, count) == expected
 
 
 def slow_philox(counter: list[int], key: list[int]) -> list[int]:
@@ -35,9 +45,6 @@ def slow_philox(counter: list[int], key: list[int]) -> list[int]:
         counter = [high1 ^ counter[1] ^ key[0], low1, high0 ^ counter[3] ^ key[1], low0]
         key = [(key[0] + 0x9E3779B9) % 2**32, (key[1] + 0xBB67AE85) % 2**32]
     return counter
-
-
-WORD = st.integers(0, 2**32 - 1)
 
 
 @given(st.integers(0, 2**64 - 1), WORD, WORD, WORD, st.lists(st.integers(1, 300), min_size=1, max_size=5))

@@ -68,8 +68,11 @@ def random_layer(rng, tiles=6, side=90):
     matrix = np.eye(3)
     matrix[:2] += rng.normal(0, 0.3, (2, 3))
     matrix[:2, 2] += rng.normal(0, 30, 2)
-    if rng.random() < 0.3:
+    kind = rng.random()
+    if kind < 0.3:
         matrix[2, :2] = rng.normal(0, 0.003, 2)
+    elif kind < 0.65:  # rows of the result lie along rows of the canvas, perhaps backwards
+        matrix[:2, :2] = np.diag(rng.choice([-1, 1], 2) * np.exp(rng.normal(0, 0.8, 2)))
     return Layer(shown, canvas, matrix)
 
 

@@ -95,6 +95,19 @@ CASES = [
         ],
     ),
     case("one-pixel", lambda: [one(Tile(picture(1, 1)), canvas=(1, 1), matrix=affine(scale=9.5))], size=(11, 13)),
+    case("upright", lambda: [one(*mosaic(64), canvas=(128, 128), matrix=affine(0, 0.7, (3.3, -5.2)), hsv=tables())]),
+    case(
+        "upside-down",
+        lambda: [
+            one(
+                *mosaic(64),
+                canvas=(128, 128),
+                matrix=np.array([[-1.4, 0, 90], [0, -1.4, 80], [0, 0, 1]]),
+                flip_horizontal=True,
+            )
+        ],
+        size=(70, 83),
+    ),
     case("one-row", lambda: [one(Tile(picture(1, 61)), canvas=(1, 61), matrix=affine(3, 1.3))]),
     case("one-column", lambda: [one(Tile(picture(61, 1)), canvas=(61, 1), matrix=affine(3, 1.3))]),
     case("two-columns", lambda: [one(Tile(picture(61, 2)), canvas=(61, 2), matrix=affine(3, 1.3))]),

@@ -51,31 +51,6 @@ FD_HD bool in_run(const ComposePositions& at, std::int32_t i, const ComposeCell&
   return at.x[i] >= cell.x1 && at.x[i] <= cell.last_x && at.y[i] >= cell.y1 && at.y[i] <= cell.last_y;
 }
 
-// Channel 0 of pixel (0, 0) of the canvas would lie here; where a picture's bytes begin, and its planes in their order.
-struct DenseTile {
-  const std::uint8_t* origin;  // lowest byte of pixel (0, 0) of the picture
-  bool reversed;               // blue, green, red in memory
-};
-
-FD_HD DenseTile dense_tile(const ComposeTile& tile) {
-  const bool reversed = tile.channel_stride < 0;
-  return {reversed ? tile.image - 2 : tile.image, reversed};
-}
-
-FD_HD void interpolate_body(const ComposeTile& tile, const ComposePositions& at, std::int32_t begin, std::int32_t end,
-                            std::int64_t, std::uint8_t* const (&planes)[3]) {
-  const DenseTile dense = dense_tile(tile);
-  for (std::int32_t i = begin; i < end; ++i) {
-    const std::uint8_t* const upper = dense.origin + (at.y[i] - tile.top) * tile.row_stride + 3 * (at.x[i] - tile.left);
-    const std::uint8_t* const lower = upper + tile.row_stride;
-    for (std::int32_t c = 0; c < 3; ++c) {
-      const float above = compose_between(upper[c], upper[c + 3], at.along[i]);
-      const float below = compose_between(lower[c], lower[c + 3], at.along[i]);
-      planes[dense.reversed ? 2 - c : c][i] = compose_round(compose_between(above, below, at.down[i]));
-    }
-  }
-}
-
 FD_HD void sample_body(const ComposeTile* tiles, const ComposeLayer& layer, const std::uint8_t (&fill)[3],
                        const ComposePositions& at, std::int32_t begin, std::int32_t end, std::uint8_t* const (&planes)[3]) {
   for (std::int32_t i = begin; i < end; ++i) {
@@ -145,8 +120,9 @@ void interleave_scalar(const std::uint8_t* const (&planes)[3], std::int32_t size
   interleave_from(planes, 0, size, out);
 }
 
-constexpr ComposeRowLoops kScalarLoops{positions_body, run_scalar,  interpolate_body, sample_body,
-                                       blend_body,     colour_body, interleave_scalar};
+constexpr ComposeRowLoops kScalarLoops{
+    positions_body, run_scalar,  compose_interpolate_each, compose_interpolate_each, sample_body,
+    blend_body,     colour_body, interleave_scalar};
 
 #if defined(FD_X86_TARGETS)
 
@@ -210,10 +186,10 @@ FD_COMPOSE_TARGET inline __m256 between_columns(__m256i first, __m256i second, _
 FD_COMPOSE_TARGET void interpolate_avx2(const ComposeTile& tile, const ComposePositions& at, std::int32_t begin, std::int32_t end,
                                         std::int64_t ahead, std::uint8_t* const (&planes)[3]) {
   if (end - begin < 8) {
-    interpolate_body(tile, at, begin, end, ahead, planes);
+    compose_interpolate_each(tile, at, begin, end, ahead, planes);
     return;
   }
-  const DenseTile dense = dense_tile(tile);
+  const ComposeDenseTile dense = compose_dense_tile(tile);
   const std::int64_t stride = tile.row_stride;
   const __m256i row_stride = _mm256_set1_epi32(static_cast<std::int32_t>(stride));
   const __m256i left = _mm256_set1_epi32(tile.left), top = _mm256_set1_epi32(tile.top);
@@ -283,10 +259,10 @@ FD_COMPOSE_TARGET void interleave_avx2(const std::uint8_t* const (&planes)[3], s
   interleave_from(planes, i, size, out);
 }
 
-constexpr ComposeRowLoops kAvx2Loops{positions_avx2, run_avx2,    interpolate_avx2, sample_avx2,
-                                     blend_avx2,     colour_avx2, interleave_avx2};
+constexpr ComposeRowLoops kAvx2Loops{positions_avx2, run_avx2,   interpolate_avx2, interpolate_avx2,
+                                     sample_avx2,    blend_avx2, colour_avx2,      interleave_avx2};
 
-// ---- AVX-512 with VBMI: wider vectors where the compiler makes them, and tables of 256 bytes in registers ----
+// ---- AVX-512 with VBMI; more in compose_wide_cpu.cpp ----
 
 #define FD_COMPOSE_TARGET_512 FD_TARGET("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx2,fma")
 
@@ -294,31 +270,6 @@ FD_COMPOSE_TARGET_512 void positions_avx512(const ComposeLayer& layer, std::int3
                                             const ComposePositions& out) {
   positions_body(layer, y, width, flipped, out);
 }
-
-// 256 entries, 64 bytes at a time: two shuffles of two registers, chosen by the highest bit.
-FD_COMPOSE_TARGET_512 inline __m512i look_up(const __m512i (&table)[4], __m512i at) {
-  const __m512i low = _mm512_permutex2var_epi8(table[0], at, table[1]), high = _mm512_permutex2var_epi8(table[2], at, table[3]);
-  return _mm512_mask_blend_epi8(_mm512_movepi8_mask(at), low, high);
-}
-FD_COMPOSE_TARGET_512 void look_up_row(std::uint8_t* FD_RESTRICT bytes, std::int32_t size, const std::uint8_t* table) {
-  __m512i entries[4];
-  for (int k = 0; k < 4; ++k) entries[k] = _mm512_loadu_si512(table + 64 * k);
-  for (std::int32_t i = 0; i < size; i += 64) {
-    _mm512_storeu_si512(bytes + i, look_up(entries, _mm512_loadu_si512(bytes + i)));
-  }
-}
-FD_COMPOSE_TARGET_512 void colour_avx512(std::uint8_t* const (&planes)[3], std::int32_t size, const std::uint8_t* table) {
-  std::uint8_t hsv[3][kColours];
-  for (std::int32_t i = 0; i < size; i += kColours) {
-    const std::int32_t count = std::min(kColours, size - i);
-    to_hsv_step(planes[0] + i, planes[1] + i, planes[2] + i, count, hsv);
-    for (int c = 0; c < 3; ++c) look_up_row(hsv[c], (count + 63) / 64 * 64, table + 256 * c);
-    to_rgb_step(hsv, count, planes[0] + i, planes[1] + i, planes[2] + i);
-  }
-}
-
-constexpr ComposeRowLoops kAvx512Loops{positions_avx512, run_avx2,      interpolate_avx2, sample_avx2,
-                                       blend_avx2,       colour_avx512, interleave_avx2};
 
 #endif
 
@@ -340,7 +291,12 @@ const ComposeRowLoops& compose_row_loops() {
   static const ComposeIsa best = best_isa();
 #if defined(FD_X86_TARGETS)
   const ComposeIsa isa = std::min(best, isa_limit.load(std::memory_order_relaxed));
-  if (isa != ComposeIsa::kScalar) return isa == ComposeIsa::kAvx512 ? kAvx512Loops : kAvx2Loops;
+  static const ComposeRowLoops wide = [] {
+    ComposeRowLoops loops = compose_wide_loops(kAvx2Loops);
+    loops.positions = positions_avx512;
+    return loops;
+  }();
+  if (isa != ComposeIsa::kScalar) return isa == ComposeIsa::kAvx512 ? wide : kAvx2Loops;
 #endif
   return kScalarLoops;
 }

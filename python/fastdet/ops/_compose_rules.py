@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,19 +12,24 @@ F32 = np.float32
 
 
 def inverse_map(matrix: np.ndarray) -> np.ndarray:
-    """Output pixel -> canvas pixel, 9 float32: inverted in float64, in OpenCV's order, then rounded once.
+    """Output pixel -> canvas pixel, 9 float32: ``inverse_numbers``, rounded once."""
+    return np.array(inverse_numbers(np.asarray(matrix, np.float64).tolist()), F32)
 
-    The matrix must be finite and regular. Affine ones (last row 0, 0, 1) keep that row.
+
+def inverse_numbers(matrix: Sequence[Sequence[float]]) -> list[float]:
+    """The inverse of ``matrix`` (three rows), row by row, in OpenCV's order of operations.
+
+    The matrix must be finite and regular (ZeroDivisionError). Affine ones (last row 0, 0, 1) keep that row.
     """
-    (a, b, c), (d, e, f), (g, h, i) = np.asarray(matrix, np.float64).tolist()
+    (a, b, c), (d, e, f), (g, h, i) = matrix
     if (g, h, i) == (0, 0, 1):
         scale = 1.0 / (a * e - b * d)
         m0, m1, m3, m4 = e * scale, b * -scale, d * -scale, a * scale
-        return np.array([m0, m1, -m0 * c - m1 * f, m3, m4, -m3 * c - m4 * f, 0, 0, 1], F32)
+        return [m0, m1, -m0 * c - m1 * f, m3, m4, -m3 * c - m4 * f, 0.0, 0.0, 1.0]
     scale = 1.0 / (a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g))
     cofactors = [e * i - f * h, c * h - b * i, b * f - c * e, f * g - d * i, a * i - c * g]
     cofactors += [c * d - a * f, d * h - e * g, b * g - a * h, a * e - b * d]
-    return np.array([cofactor * scale for cofactor in cofactors], F32)
+    return [cofactor * scale for cofactor in cofactors]
 
 
 def warp(canvas: np.ndarray, inverse: np.ndarray, size: tuple[int, int], fill: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import sys
 from collections.abc import Sequence
@@ -12,12 +13,13 @@ import numpy as np
 
 from fastdet import _core
 from fastdet.ops._backend import Op, current_backend
-from fastdet.ops._compose_rules import apply_hsv, blend_layers, inverse_map, warp
+from fastdet.ops._compose_rules import apply_hsv, blend_layers, inverse_map, inverse_numbers, warp
 
 ORDERS = ("rgb", "bgr")
 LAYOUTS = ("nhwc", "nchw")
 MAX_SIDE = 1 << 20
 """Of a canvas and of a result: positions up to there are exact in float32."""
+FLOAT32_LIMIT = 2.0**128 - 2.0**103  # numbers below it in size are finite when they are rounded to float32
 
 
 class Tile(NamedTuple):
@@ -245,12 +247,13 @@ def _flat(compositions: Sequence[Composition]) -> Flat:
                 f"compose: channel_order must be one of {', '.join(ORDERS)}, got {composition.channel_order!r}"
             )
         pictures += (len(layers), -1 if composition.hsv is None else len(tables), *_fill(composition.fill))
-        pictures += (composition.channel_order == "bgr", composition.flip_horizontal, composition.flip_vertical)
+        flips = bool(composition.flip_horizontal), bool(composition.flip_vertical)
+        pictures += (int(composition.channel_order == "bgr"), *map(int, flips))
         blends.append(_share(composition.blend))
         if composition.hsv is not None:
             tables.append(composition.hsv)
     tables = [_table(table, images[0] if images else table) for table in tables]
-    return images, masks, tables, tiles, shapes, maps, [int(n) for n in pictures], blends
+    return images, masks, tables, tiles, shapes, maps, pictures, blends
 
 
 def _array(name: str, array: Any) -> Any:
@@ -267,21 +270,21 @@ def _map(matrix: Any) -> list[float]:
     values = np.asarray(matrix, np.float64)
     if values.shape != (3, 3):
         raise ValueError(f"compose: matrix must be (3, 3), got {values.shape}; add the row 0, 0, 1 to an affine one")
-    if not np.isfinite(values).all():
-        raise ValueError(f"compose: matrix must be finite, got {values.tolist()}")
+    rows = values.tolist()
+    if not all(math.isfinite(number) for row in rows for number in row):
+        raise ValueError(f"compose: matrix must be finite, got {rows}")
     try:
-        with np.errstate(all="ignore"):
-            inverse: list[float] = inverse_map(values).tolist()
+        inverse = inverse_numbers(rows)
     except ZeroDivisionError:
-        inverse = [np.inf]
-    if not np.isfinite(inverse).all():
-        raise ValueError(f"compose: matrix must have an inverse in float32, got {values.tolist()}")
+        inverse = [math.inf]
+    if not all(abs(number) < FLOAT32_LIMIT for number in inverse):
+        raise ValueError(f"compose: matrix must have an inverse in float32, got {rows}")
     return inverse
 
 
 def _whole(name: str, values: Sequence[Any]) -> tuple[int, ...]:
     try:
-        return tuple(operator.index(value) for value in values)
+        return tuple(map(operator.index, values))
     except TypeError:
         raise TypeError(f"compose: {name} must be whole numbers, got {values!r}") from None
 
@@ -306,8 +309,8 @@ def _pair(size: Any, name: str = "size") -> tuple[int, int]:
 
 
 def _fill(fill: Any) -> tuple[int, ...]:
-    values = _whole("fill", (fill,) * 3 if np.ndim(fill) == 0 else tuple(fill))
-    if len(values) != 3 or not all(0 <= value <= 255 for value in values):
+    values = _whole("fill", (fill,) * 3 if type(fill) is int or np.ndim(fill) == 0 else tuple(fill))
+    if len(values) != 3 or min(values) < 0 or max(values) > 255:
         raise ValueError(f"compose: fill must be one or three numbers in [0, 255], got {fill!r}")
     return values
 

@@ -12,7 +12,6 @@ from fastdet.data.augmentation.box_geometry import (
     clip_boxes,
     in_front,
     polygon_hull,
-    translation,
     warp_boxes,
     warp_points,
 )
@@ -36,14 +35,17 @@ def affine_matrix(
         perspective: the two lower entries of P. angle, shear: degrees; a positive angle turns counterclockwise on the
             screen. shift: (x, y) as fractions of the output's sides. source, size: (height, width).
     """
-    centre = translation(-source[1] / 2, -source[0] / 2)
-    tilt = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [*perspective, 1.0]])
     cos, sin = scale * math.cos(math.radians(angle)), scale * math.sin(math.radians(angle))
-    rotation = np.array([[cos, sin, 0.0], [-sin, cos, 0.0], [0.0, 0.0, 1.0]])
-    slant = np.eye(3)
-    slant[0, 1], slant[1, 0] = math.tan(math.radians(shear[0])), math.tan(math.radians(shear[1]))
-    target = translation((0.5 + shift[0]) * size[1], (0.5 + shift[1]) * size[0])
-    return target @ slant @ rotation @ tilt @ centre
+    slant_x, slant_y = math.tan(math.radians(shear[0])), math.tan(math.radians(shear[1]))
+    steps = (
+        (1.0, 0.0, (0.5 + shift[0]) * size[1], 0.0, 1.0, (0.5 + shift[1]) * size[0], 0.0, 0.0, 1.0),
+        (1.0, slant_x, 0.0, slant_y, 1.0, 0.0, 0.0, 0.0, 1.0),
+        (cos, sin, 0.0, -sin, cos, 0.0, 0.0, 0.0, 1.0),
+        (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, *perspective, 1.0),
+        (1.0, 0.0, -source[1] / 2, 0.0, 1.0, -source[0] / 2, 0.0, 0.0, 1.0),
+    )
+    target, slant, rotation, tilt, centre = np.array(steps).reshape(5, 3, 3)
+    return np.asarray(target @ slant @ rotation @ tilt @ centre)
 
 
 def random_view(canvas: Canvas, stream: Stream, recipe: Recipe, size: tuple[int, int]) -> View:
@@ -61,7 +63,8 @@ def remaining(objects: Objects, matrix: np.ndarray, scale: float, recipe: Recipe
 
     A box becomes the hull of its four corners, cut; where there are polygons, the exact hull of what is in view.
     """
-    objects = objects.keep(in_front(objects.boxes, matrix))
+    if matrix[2].tolist() != [0, 0, 1]:
+        objects = objects.keep(in_front(objects.boxes, matrix))
     if objects.polygons is None or not len(objects.boxes):
         polygons, least = objects.polygons, recipe.min_area
         boxes = clip_boxes(warp_boxes(objects.boxes, matrix), size)

@@ -56,6 +56,7 @@ def augmented_sample(
         raise ValueError(f"augmented_sample: size must be (height, width) of at least 1, got {size}")
     if not 0 <= index < len(pictures):
         raise ValueError(f"augmented_sample: index must be in 0 .. {len(pictures) - 1}, got {index}")
+    size = (size[0], size[1])
     stream = Stream(seed, epoch, index)
     if isinstance(recipe, Augmentation):
         view = own_view(index, pictures, stream, recipe, size, calm=calm)

@@ -6,6 +6,8 @@ A matrix is 3 x 3 float64 and maps source to output in continuous pixel coordina
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 EPS = 1e-16
@@ -23,10 +25,11 @@ def stretch_matrix(source: tuple[int, int], size: tuple[int, int]) -> np.ndarray
 
 def pixel_matrix(matrix: np.ndarray) -> np.ndarray:
     """The same map between pixel indices, as ``compose`` and OpenCV take it: index 0 is the point 0.5."""
-    shifted = matrix.astype(np.float64)
-    shifted[:, 2] += 0.5 * (matrix[:, 0] + matrix[:, 1])
-    shifted[:2] -= 0.5 * shifted[2]
-    return shifted
+    (a, b, c), (d, e, f), (g, h, i) = matrix.tolist()
+    c, f, i = c + 0.5 * (a + b), f + 0.5 * (d + e), i + 0.5 * (g + h)
+    half = (0.5 * g, 0.5 * h, 0.5 * i)
+    rows = [x - y for row in ((a, b, c), (d, e, f)) for x, y in zip(row, half, strict=True)]
+    return np.array([*rows, g, h, i]).reshape(3, 3)
 
 
 def warp_points(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -37,6 +40,9 @@ def warp_points(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 def warp_boxes(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Smallest upright boxes around the transformed corners of ``boxes`` [M, 4]; not clipped; float64."""
+    (a, b, c), (d, e, f), last = matrix.tolist()
+    if b == 0 == d and a > 0 < e and last == [0, 0, 1]:  # corners stay corners
+        return boxes.astype(np.float64) * (a, e, a, e) + (c, f, c, f)
     corners = warp_points(boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2), matrix)
     return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
 
@@ -49,8 +55,13 @@ def in_front(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 def clip_boxes(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """``boxes`` [M, 4] cut at a picture of ``size`` (height, width); float64."""
-    limit = np.array([size[1], size[0], size[1], size[0]], np.float64)
-    return np.minimum(np.maximum(boxes, 0.0), limit)
+    cut = np.maximum(boxes, 0.0, dtype=np.float64)
+    return np.minimum(cut, _corner(size), out=cut)
+
+
+@functools.lru_cache(64)
+def _corner(size: tuple[int, int]) -> np.ndarray:
+    return np.array([size[1], size[0], size[1], size[0]], np.float64)
 
 
 def areas(boxes: np.ndarray) -> np.ndarray:
@@ -87,9 +98,10 @@ def candidates(
         [M] bool.
     """
     sides = after[:, 2:] - after[:, :2]
-    aspect = np.maximum(sides[:, 0] / (sides[:, 1] + EPS), sides[:, 1] / (sides[:, 0] + EPS))
+    aspects = sides / (sides + EPS)[:, ::-1]
     share = areas(after) / (areas(before) * scale**2 + EPS)
-    return (sides > min_side).all(axis=1) & (share > min_area) & (aspect < max_aspect)
+    fits = (sides > min_side) & (aspects < max_aspect)
+    return np.asarray(fits[:, 0] & fits[:, 1] & (share > min_area))
 
 
 def clip_polygon(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:

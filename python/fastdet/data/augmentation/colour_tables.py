@@ -8,6 +8,7 @@ import numpy as np
 from fastdet.data.augmentation.random_stream import Stream
 
 HUES = 180
+LEVELS = np.arange(256, dtype=np.float64)
 
 
 def hsv_tables(stream: Stream, gains: tuple[float, float, float], *, additive_hue: bool) -> np.ndarray | None:
@@ -19,8 +20,14 @@ def hsv_tables(stream: Stream, gains: tuple[float, float, float], *, additive_hu
     changes = [stream.around_zero(gain) for gain in gains]
     if not any(gains):
         return None
-    levels = np.arange(256, dtype=np.float64)
-    hue = levels + HUES * changes[0] if additive_hue else levels * (1 + changes[0])
-    saturation, value = (np.minimum(levels * (1 + change), 255) for change in changes[1:])
-    # A hue below 0 comes back as one just below 180; the truncation keeps it there.
-    return np.stack([hue % HUES % HUES, saturation, value]).astype(np.uint8)
+    tables = np.empty((3, 256))
+    hue, rest = tables[0], tables[1:]
+    if additive_hue:
+        np.add(LEVELS, HUES * changes[0], out=hue)
+    else:
+        np.multiply(LEVELS, 1 + changes[0], out=hue)
+    hue %= HUES
+    hue %= HUES  # a hue just below 0 has become 180
+    np.multiply(LEVELS, [[1 + changes[1]], [1 + changes[2]]], out=rest)
+    np.minimum(rest, 255, out=rest)
+    return tables.astype(np.uint8)

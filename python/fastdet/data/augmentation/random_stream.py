@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from fastdet import _core
+
 # Multipliers of a round and what the key grows by between rounds (golden ratio, sqrt(3) - 1), from the paper.
 MULTIPLY = np.array([[0xD2511F53], [0xCD9E8D57]], np.uint64)
 WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -20,7 +22,10 @@ HALF = np.uint64(32)
 
 
 def philox(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
-    """Philox 4x32-10 of ``counter`` [N, 4] (values below 2^32) with ``key`` (two words): [N, 4] uint32."""
+    """Philox 4x32-10 of ``counter`` [N, 4] (values below 2^32) with ``key`` (two words): [N, 4] uint32.
+
+    The reference of ``_core.philox_words``, which streams take their words from.
+    """
     words = np.array(counter, dtype=np.uint64).reshape(-1, 2, 2)
     even, odd = words[:, :, 0].T, words[:, :, 1].T  # [2, N]: words 0 and 2, words 1 and 3
     keys = [[(k + turn * w) & 0xFFFFFFFF for k, w in zip(key, WEYL, strict=True)] for turn in range(ROUNDS)]
@@ -43,7 +48,7 @@ class Stream:
         for name, value in (("epoch", epoch), ("index", index), ("purpose", purpose)):
             if not 0 <= value < 2**32:
                 raise ValueError(f"Stream: {name} must be in 0 .. 2^32 - 1, got {value}")
-        self._key = (seed & 0xFFFFFFFF, seed >> 32)
+        self._key = seed
         self._place = (purpose, epoch, index)
         self._block = 0
         self._ready: list[int] = []
@@ -54,11 +59,9 @@ class Stream:
         missing = count - (len(self._ready) - self._next)
         if missing > 0:
             blocks = max(BLOCKS_AHEAD, -(-missing // 4))
-            counter = np.empty((blocks, 4), np.uint64)
-            counter[:, 0] = np.arange(self._block, self._block + blocks, dtype=np.uint64)
-            counter[:, 1:] = self._place
+            fresh = _core.philox_words(self._key, self._block, *self._place, blocks)
             self._block += blocks
-            self._ready = self._ready[self._next :] + philox(counter, self._key).ravel().tolist()
+            self._ready = self._ready[self._next :] + fresh
             self._next = 0
         self._next += count
         return self._ready[self._next - count : self._next]
@@ -69,7 +72,12 @@ class Stream:
         return ((pairs[:, 0] >> 5) * 2.0**26 + (pairs[:, 1] >> 6)) * 2.0**-53
 
     def _fraction(self) -> float:
-        first, second = self.words(2)
+        place = self._next
+        if place + 2 <= len(self._ready):  # most draws: without a call and a list
+            self._next = place + 2
+            first, second = self._ready[place], self._ready[place + 1]
+        else:
+            first, second = self.words(2)
         return ((first >> 5 << 26) + (second >> 6)) * 2.0**-53
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -64,12 +64,16 @@ class Objects(NamedTuple):
     def mirrored(self, width: float) -> Objects:
         """Left and right exchanged on a picture of ``width``."""
         polygons = self.polygons and tuple(each * (-1, 1) + (width, 0) for each in self.polygons)
-        return Objects(self.boxes[:, [2, 1, 0, 3]] * (-1, 1, -1, 1) + (width, 0, width, 0), self.labels, polygons)
+        boxes = self.boxes.astype(np.float64)
+        boxes[:, ::2] = width - boxes[:, 2::-2]
+        return Objects(boxes, self.labels, polygons)
 
     def flipped(self, height: float) -> Objects:
         """Top and bottom exchanged on a picture of ``height``."""
         polygons = self.polygons and tuple(each * (1, -1) + (0, height) for each in self.polygons)
-        return Objects(self.boxes[:, [0, 3, 2, 1]] * (1, -1, 1, -1) + (0, height, 0, height), self.labels, polygons)
+        boxes = self.boxes.astype(np.float64)
+        boxes[:, 1::2] = height - boxes[:, 3::-2]
+        return Objects(boxes, self.labels, polygons)
 
 
 def objects_of(sample: Sample) -> Objects:
@@ -111,12 +115,18 @@ class Canvas:
 def lay(size: tuple[int, int], placed: Sequence[tuple[Sample, int, int]]) -> Canvas:
     """Canvas of ``size`` (height, width) with samples at (left, top); objects are cut at it, empty ones dropped."""
     tiles = [Tile(sample.image, left, top) for sample, left, top in placed]
-    objects = join([objects_of(sample).shifted(left, top) for sample, left, top in placed])
-    owners = np.repeat(np.arange(len(placed)), [len(sample.boxes) for sample, _, _ in placed])
-    polygons = objects.polygons and tuple(clip_polygon(each, size) for each in objects.polygons)
-    boxes = clip_boxes(objects.boxes, size)
+    parts = [sample for sample, _, _ in placed]
+    owners = np.arange(len(parts)).repeat([len(part.boxes) for part in parts])
+    shifts = np.array([(left, top, left, top) for _, left, top in placed], np.float64)
+    boxes = np.concatenate([part.boxes for part in parts], dtype=np.float64)
+    labels = np.concatenate([part.labels for part in parts], dtype=np.int64)
+    polygons: tuple[np.ndarray, ...] | None = None
+    if all(part.polygons is not None for part in parts if len(part.boxes)):
+        shapes = (each + shifts[number, :2] for number, part in enumerate(parts) for each in part.polygons or ())
+        polygons = tuple(clip_polygon(each, size) for each in shapes)
+    boxes = clip_boxes(boxes + shifts[owners], size)
     kept = np.flatnonzero(areas(boxes) > 0)
-    return Canvas(size, tiles, Objects(boxes, objects.labels, polygons).keep(kept), owners[kept])
+    return Canvas(size, tiles, Objects(boxes, labels, polygons).keep(kept), owners[kept])
 
 
 @dataclass
@@ -164,4 +174,4 @@ def flip(view: View, horizontal: bool, vertical: bool) -> View:
         objects = objects.mirrored(view.size[1])
     if vertical:
         objects = objects.flipped(view.size[0])
-    return replace(view, objects=objects, flips=(horizontal, vertical))
+    return View(view.size, view.layers, objects, view.blend, (horizontal, vertical), view.hsv)

@@ -89,11 +89,14 @@ FD_HD bool in_center(float x, float y, float reach, float center_x, float center
 }
 
 // IoU in [0, 1]; 0 where areas leave the range of float32.
-FD_HD float pair_iou(const Box& box, const Box& gt, float gt_area, float min_union) {
+FD_HD float pair_iou(const Box& box, float area, const Box& gt, float gt_area, float min_union) {
   const float intersection = box_intersection(box, gt);
-  const float sum = box_area(box) + gt_area - intersection;
+  const float sum = area + gt_area - intersection;
   const float iou = intersection / (sum > min_union ? sum : min_union);
   return iou <= 1.0f ? iou : 0.0f;
+}
+FD_HD float pair_iou(const Box& box, const Box& gt, float gt_area, float min_union) {
+  return pair_iou(box, box_area(box), gt, gt_area, min_union);
 }
 
 // Logarithms of p and of 1 - p for p in [0, 1], at least -100. Scaling keeps small arguments normal, and 0 ends below -100.

@@ -10,19 +10,29 @@
 namespace fastdet::ota {
 namespace {
 
-// Points of the priors [first, first + n), filled up to whole chunks with NaN.
-void load_points(const OtaParams& p, std::int64_t first, std::int64_t n, float* x, float* y, float* reach) {
-  const float* points = p.points.as<const float>() + first * p.points.stride[0];
-  const float* strides = p.strides.as<const float>() + first * p.strides.stride[0];
+// Points `step` and radii `stride_step` numbers apart; the two of a point lie `across` apart.
+FD_HD void fill_points(std::int64_t n, const float* points, std::int64_t step, std::int64_t across, const float* strides,
+                       std::int64_t stride_step, float radius, Points* to) {
   for (std::int64_t i = 0; i < n; ++i) {
-    const float stride = strides[i * p.strides.stride[0]];
-    x[i] = points[i * p.points.stride[0]];
-    y[i] = points[i * p.points.stride[0] + p.points.stride[1]];
-    reach[i] = p.center_radius * stride;
-    // Never reached.
-    if (!is_finite(x[i]) || !is_finite(y[i]) || !is_finite(stride)) x[i] = y[i] = reach[i] = NAN;
+    const float stride = strides[i * stride_step], x = points[i * step], y = points[i * step + across];
+    const bool finite = is_finite(x) & is_finite(y) & is_finite(stride);
+    // NaN is never reached.
+    to->x[i] = finite ? x : NAN;
+    to->y[i] = finite ? y : NAN;
+    to->reach[i] = finite ? radius * stride : NAN;
   }
-  for (std::int64_t i = n; i % kChunk != 0; ++i) x[i] = y[i] = reach[i] = NAN;
+}
+
+FD_TARGET_CLONES
+void load_points(const OtaParams& p, std::int64_t first, std::int64_t n, Points* to) {
+  const std::int64_t step = p.points.stride[0], across = p.points.stride[1], stride_step = p.strides.stride[0];
+  const float *points = p.points.as<const float>() + first * step, *strides = p.strides.as<const float>() + first * stride_step;
+  if (step == 2 && across == 1 && stride_step == 1) {
+    fill_points(n, points, 2, 1, strides, 1, p.center_radius, to);
+  } else {
+    fill_points(n, points, step, across, strides, stride_step, p.center_radius, to);
+  }
+  for (std::int64_t i = n; i % kChunk != 0; ++i) to->x[i] = to->y[i] = to->reach[i] = NAN;
 }
 
 // Writes candidates from `at` on: those of n positions from `first` on, less than kTile, whose boxes are finite. x, y, reach are
@@ -70,8 +80,8 @@ void collect_rows(const OtaParams& p, std::int64_t b) {
 std::int64_t collect_tile(const OtaParams& p, std::int64_t b, const Image& image, std::int64_t tile, std::int64_t at) {
   const std::int64_t first = tile * kTile, n = std::min(kTile, p.priors() - first);
   if (image.count[1] == 0) return 0;
-  float x[kTile], y[kTile], reach[kTile];
-  std::int32_t position[kTile + kChunk], source[kTile + kChunk], reached[kChunk];
+  Points points;
+  std::int32_t position[kTile + kChunk], source[kTile + kChunk], some[kTile / kChunk];
   std::int64_t hits = 0;
   if (p.listed) {
     for (std::int64_t i = 0; i < n; ++i) {
@@ -81,13 +91,13 @@ std::int64_t collect_tile(const OtaParams& p, std::int64_t b, const Image& image
       hits += prior >= 0 ? 1 : 0;
     }
   } else {
-    load_points(p, first, n, x, y, reach);
+    load_points(p, first, n, &points);
+    reach_points(image.rows, image.count[1], ceil_div(n, kChunk), &points, some);
     for (std::int64_t begin = 0; begin < n; begin += kChunk) {
-      reach_points(image.rows, image.count[1], x + begin, y + begin, reach + begin, reached);
-      for (std::int64_t i = 0; i < kChunk; ++i) {
-        position[hits] = static_cast<std::int32_t>(begin + i);
-        source[hits] = static_cast<std::int32_t>(first + begin + i);
-        hits += reached[i];
+      for (std::int64_t i = begin; some[begin / kChunk] != 0 && i < begin + kChunk; ++i) {
+        position[hits] = static_cast<std::int32_t>(i);
+        source[hits] = static_cast<std::int32_t>(first + i);
+        hits += points.reached[i];
       }
     }
   }
@@ -95,11 +105,15 @@ std::int64_t collect_tile(const OtaParams& p, std::int64_t b, const Image& image
   const std::int64_t count = dispatch_float(p.boxes.dtype, [&](auto tag) {
     return write_candidates<typename decltype(tag)::type>(p, b, first, hits, position, source, c, at);
   });
+  if (p.listed) {
+    for (float* column : {c.x, c.y, c.reach}) std::fill(column + at, column + at + count, 0.0f);
+    return count;
+  }
   for (std::int64_t i = at; i < at + count; ++i) {
-    const std::int64_t from = p.listed ? 0 : c.index[i] - first;
-    c.x[i] = p.listed ? 0.0f : x[from];
-    c.y[i] = p.listed ? 0.0f : y[from];
-    c.reach[i] = p.listed ? 0.0f : reach[from];
+    const std::int64_t from = c.index[i] - first;
+    c.x[i] = points.x[from];
+    c.y[i] = points.y[from];
+    c.reach[i] = points.reach[from];
   }
   return count;
 }
@@ -130,6 +144,7 @@ void finish_candidates(const Image& image, std::int64_t total) {
     c.x[i] = c.y[i] = c.reach[i] = NAN;
     c.floor[i] = -unknown;
   }
+  fill_areas(chunks * kChunk, c);
   fill_hulls(chunks, c.x1, c.y1, c.x2, c.y2, image.boxes);
   fill_hulls(chunks, c.x, c.y, c.x, c.y, image.points);
   image.count[0] = total;

@@ -17,7 +17,6 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNoLimit = std::numeric_limits<float>::max();
-constexpr Kind kKinds[] = {{true, true}, {true, false}, {false, true}, {false, false}};  // as keys order them
 
 // One image's passes.
 struct Passes {
@@ -32,8 +31,8 @@ struct Passes {
 void find_sums(const Passes& pass, std::int64_t n, const std::int32_t* position) {
   const Candidates& c = pass.image.candidates;
   std::int32_t asked[kTile], prior[kTile];
-  double sums[kTile];
-  float factors[kTile], floors[kTile];
+  alignas(64) double sums[kTile];
+  alignas(64) float factors[kTile], floors[kTile];
   for (std::int64_t first = 0; first < n; first += kTile) {
     std::int64_t count = 0;
     for (std::int64_t i = first; i < std::min(first + kTile, n); ++i) {
@@ -63,75 +62,73 @@ void find_all_sums(const Passes& pass, std::int64_t first, std::int64_t last) {
 
 // ---- what each ground truth chooses ----
 
-enum class Where { kAnywhere, kBoxes, kPoints };
-
-// Calls visit(n, chunks) for the chunks that a ground truth can meet by their boxes or points, up to kChunksAtOnce at a time.
-template <typename Visit>
-void for_chunks(const Image& image, const GroundTruth& gt, Where where, const Visit& visit) {
-  const std::int64_t chunks = ceil_div(image.count[0], kChunk);
-  std::int32_t list[kChunksAtOnce + kChunk];
-  for (std::int64_t first = 0; first < chunks; first += kChunksAtOnce) {
-    const std::int64_t last = std::min(first + kChunksAtOnce, chunks);
-    std::int64_t n = last - first;
-    if (where == Where::kAnywhere) {
-      std::iota(list, list + n, static_cast<std::int32_t>(first));
-    } else {
-      n = meeting_chunks(where == Where::kBoxes ? image.boxes : image.points, first, last, gt.box, list);
-    }
-    if (n > 0) visit(n, list);
-  }
-}
-
-// The k-th largest of n values that are not negative; 0 where there are fewer.
-float kth_largest(std::int64_t n, const float* values, std::int64_t k) {
-  std::int32_t kept[kChunksAtOnce];
-  if (n < k) return 0.0f;
-  BestList<std::int32_t> best(k, kept, 0);
-  for (std::int64_t i = 0; i < n; ++i) best.push(-bit_cast<std::int32_t>(values[i]));
-  return best.full() ? bit_cast<float>(-best.last()) : 0.0f;
+// Makes `block` that which begins with chunk `first`, unless it is.
+void load_block(const Passes& pass, const GroundTruth& gt, std::int64_t first, Block* block) {
+  if (block->first == first) return;
+  const std::int64_t last = std::min(first + kChunksAtOnce, ceil_div(pass.image.count[0], kChunk));
+  block->first = first;
+  block->count = meeting_chunks(pass.image.boxes, first, last, gt.box, block->chunk);
+  fill_ious(pass.image.candidates, gt, pass.rule.min_union, block);
 }
 
 // The largest IoUs of a ground truth as rising keys; with `known`, only of candidates whose class sums are known to be numbers.
-void best_ious(const Passes& pass, const GroundTruth& gt, bool known, BestList<std::uint64_t>* best) {
+void best_ious(const Passes& pass, const GroundTruth& gt, bool known, Block* block, BestList<std::uint64_t>* best) {
   const Candidates& c = pass.image.candidates;
-  float iou[kChunksAtOnce * kChunk], largest[kChunksAtOnce];
-  for_chunks(pass.image, gt, Where::kBoxes, [&](std::int64_t n, const std::int32_t* chunks) {
-    chunk_ious(c, n, chunks, gt, pass.rule.min_union, iou, largest);
-    // No IoU below the k-th largest of k chunks is among the k largest.
-    const float least = best->full() ? order_key_value(~static_cast<std::uint32_t>(best->last() >> 32))
-                        : known      ? 0.0f
-                                     : kth_largest(n, largest, pass.p.topk);
-    for (std::int64_t k = 0; k < n; ++k) {
-      if (largest[k] < least || largest[k] == 0.0f) continue;
-      const std::int64_t first = chunks[k] * kChunk;
-      for (std::int64_t i = 0; i < kChunk; ++i) {
-        const float value = iou[k * kChunk + i];
-        if (value < least || value == 0.0f || (known && c.floor[first + i] == kInfinity)) continue;
-        best->push(static_cast<std::uint64_t>(~order_key(value)) << 32 | static_cast<std::uint64_t>(first + i));
+  std::int32_t position[kTile];
+  float iou[kTile];
+  for (std::int64_t begin = 0; begin < ceil_div(pass.image.count[0], kChunk); begin += kChunksAtOnce) {
+    load_block(pass, gt, begin, block);
+    const float before = best->full() ? order_key_value(~static_cast<std::uint32_t>(best->last() >> 32)) : 0.0f;
+    const float least = known ? before : larger(before, least_of_best(*block, pass.p.topk));
+    for (std::int64_t next = 0; next < block->count;) {
+      const std::int64_t n = select_best(*block, &next, least, position, iou);
+      for (std::int64_t i = 0; i < n; ++i) {
+        if (known && c.floor[position[i]] == kInfinity) continue;
+        best->push(static_cast<std::uint64_t>(~order_key(iou[i])) << 32 | static_cast<std::uint64_t>(position[i]));
       }
     }
-  });
+  }
 }
 
+// The candidates of the largest IoUs of a ground truth, falling.
+struct Largest {
+  std::int64_t count = 0;
+  std::int32_t position[kMaxAssignTopk];
+  float iou[kMaxAssignTopk];
+};
+
 // How many candidates a ground truth asks for.
-std::int64_t demand_of(const Passes& pass, const GroundTruth& gt) {
+std::int64_t demand_of(const Passes& pass, const GroundTruth& gt, Block* block, Largest* largest) {
   const Image& image = pass.image;
   const Candidates& c = image.candidates;
   if (image.count[0] == 0) return 0;
   std::uint64_t keys[kMaxAssignTopk];
-  std::int32_t position[kMaxAssignTopk];
-  BestList<std::uint64_t> best(pass.p.topk, keys, kNoKey);
-  best_ious(pass, gt, false, &best);
-  std::transform(best.begin(), best.end(), position, [](std::uint64_t key) { return key_index(key); });
-  find_sums(pass, best.size(), position);
-  if (std::any_of(position, position + best.size(), [&](std::int32_t at) { return c.floor[at] == kInfinity; })) {
+  const auto find = [&](bool known) {
+    BestList<std::uint64_t> best(pass.p.topk, keys, kNoKey);
+    best_ious(pass, gt, known, block, &best);
+    largest->count = best.size();
+    for (std::int64_t i = 0; i < best.size(); ++i) {
+      largest->position[i] = key_index(keys[i]);
+      largest->iou[i] = order_key_value(~static_cast<std::uint32_t>(keys[i] >> 32));
+    }
+  };
+  find(false);
+  find_sums(pass, largest->count, largest->position);
+  if (std::any_of(largest->position, largest->position + largest->count,
+                  [&](std::int32_t at) { return c.floor[at] == kInfinity; })) {
     find_all_sums(pass, 0, image.count[0]);
-    best = BestList<std::uint64_t>(pass.p.topk, keys, kNoKey);
-    best_ious(pass, gt, true, &best);
+    find(true);
   }
   double sum = 0.0;
-  for (const std::uint64_t key : best) sum += static_cast<double>(order_key_value(~static_cast<std::uint32_t>(key >> 32)));
+  for (std::int64_t i = 0; i < largest->count; ++i) sum += static_cast<double>(largest->iou[i]);
   return dynamic_k(sum);
+}
+
+// Costs of pairs of which all else is known.
+void find_costs(const Passes& pass, Pairs* pairs) {
+  std::int64_t n = pairs->count;
+  for (; n % kChunk != 0; ++n) pairs->class_sum[n] = 0.0, pairs->score[n] = pairs->factor[n] = pairs->iou[n] = 0.0f;
+  pass.rule.pair_costs(pass.p, n, pairs->class_sum, pairs->score, pairs->factor, pairs->iou, pairs->cost);
 }
 
 // Gathers what the cost of n pairs of candidates with a ground truth needs, and prices them. A candidate that turns out to be
@@ -150,35 +147,77 @@ void price(const Passes& pass, const GroundTruth& gt, Pairs* pairs) {
       pairs->score[i] = to_float(from[c.source[at] * scores.stride[1]]);
     }
   });
-  pass.rule.pair_costs(pass.p, pairs->count, pairs->class_sum, pairs->score, pairs->factor, pairs->iou, pairs->cost);
+  find_costs(pass, pairs);
 }
 
-// Calls visit(pairs) for all pairs of a ground truth of one kind whose candidates have floor <= limit(), while wanted().
-template <typename Wanted, typename Limit, typename Visit>
-void for_pairs(const Passes& pass, const GroundTruth& gt, Kind kind, const Wanted& wanted, const Limit& limit,
-               const Visit& visit) {
-  if (pass.p.listed && !kind.inside) return;
-  const Where where = kind.inside && !pass.p.listed ? Where::kPoints : kind.overlapping ? Where::kBoxes : Where::kAnywhere;
+// The pairs of a ground truth in groups, in the order of what they can cost. visit(inside, pairs) sees them with their costs;
+// wanted(inside, overlapping) tells whether such a group is still of interest, limit(inside) what floor is where the IoU is 0,
+// ceiling() what cost is in the last groups.
+template <typename Wanted, typename Limit, typename MaxCost, typename Visit>
+void for_pairs(const Passes& pass, const GroundTruth& gt, Block* block, const Wanted& wanted, const Limit& limit,
+               const MaxCost& ceiling, const Visit& visit) {
+  const Image& image = pass.image;
+  const Candidates& c = image.candidates;
+  const std::int64_t chunks = ceil_div(image.count[0], kChunk);
+  const bool listed = pass.p.listed;
+  const float min_union = pass.rule.min_union;
   Pairs pairs;
-  for_chunks(pass.image, gt, where, [&](std::int64_t n, const std::int32_t* chunks) {
-    for (std::int64_t next = 0; next < n && wanted();) {
-      pairs.count = select_pairs(pass.image.candidates, n, chunks, &next, gt, pass.p.listed, kind, pass.rule.min_union, limit(),
-                                 pairs.position, pairs.iou);
-      if (pairs.count == 0) continue;
-      price(pass, gt, &pairs);
-      visit(pairs);
+  const auto seen = [&](bool inside, std::int64_t count) {
+    pairs.count = count;
+    if (count == 0) return;
+    price(pass, gt, &pairs);
+    visit(inside, pairs);
+  };
+  std::int32_t list[kChunksAtOnce + kChunk];
+  for (std::int64_t first = 0; !listed && first < chunks; first += kChunksAtOnce) {
+    const std::int64_t n = meeting_chunks(image.points, first, std::min(first + kChunksAtOnce, chunks), gt.box, list);
+    for (std::int64_t next = 0; next < n;) {
+      seen(true, select_inside(c, n, list, &next, gt, min_union, limit(true), pairs.position, pairs.iou));
     }
-  });
+  }
+  if (!wanted(listed, true)) return;
+  const Ceiling most = {ceiling(), pass.p.class_weight, pass.p.iou_weight, pass.rule.iou_offset};
+  for (std::int64_t first = 0; first < chunks; first += kChunksAtOnce) {
+    load_block(pass, gt, first, block);
+    for (std::int64_t next = 0; next < block->count;) {
+      seen(listed, select_overlapping(c, *block, &next, gt, !listed, most, pairs.position, pairs.iou));
+    }
+  }
+  for (std::int64_t next = 0; next < chunks && wanted(listed, false);) {
+    const std::int64_t count = select_apart(c, chunks, &next, gt, !listed, min_union, limit(listed), pairs.position);
+    std::fill(pairs.iou, pairs.iou + count, 0.0f);
+    seen(listed, count);
+  }
 }
 
 // Class costs above this cannot enter where pairs cost `apart` besides; rounding is allowed for.
-float limit_of(const OtaParams& p, const BestList<std::uint64_t>& best, Kind kind, float apart) {
-  if (kind.overlapping || !best.full() || (best.last() < kFirstOutside) != kind.inside || !(p.class_weight > 0.0f))
-    return kNoLimit;
+float limit_of(const OtaParams& p, const BestList<std::uint64_t>& best, bool inside, float apart) {
+  if (!best.full() || (best.last() < kFirstOutside) != inside || !(p.class_weight > 0.0f)) return kNoLimit;
   const double worst = static_cast<double>(order_key_value(static_cast<std::uint32_t>(best.last() >> 31)));
   const double slack = 1e-3 + 1e-5 * (worst < 0.0 ? -worst : worst);
   const double limit = (worst - static_cast<double>(apart) + slack) / static_cast<double>(p.class_weight);
   return limit < static_cast<double>(kNoLimit) ? static_cast<float>(limit) : kNoLimit;
+}
+
+// A cost that `count` pairs of a ground truth with candidates of its largest IoUs stay within, all of them inside or all outside:
+// there are as many, and others above it are of no interest. Rounding is allowed for.
+float ceiling_of(const Passes& pass, const GroundTruth& gt, const Largest& largest, std::int64_t count) {
+  const OtaParams& p = pass.p;
+  const Candidates& c = pass.image.candidates;
+  if (!pass.rule.floor_of_all || count <= 0) return kInfinity;
+  Pairs pairs;
+  for (std::int64_t i = 0; i < std::min(largest.count, kTile); ++i) {
+    const std::int32_t at = largest.position[i];
+    const bool inside = in_box(c.x[at], c.y[at], gt.box) & in_center(c.x[at], c.y[at], c.reach[at], gt.center_x, gt.center_y);
+    pairs.position[pairs.count] = at;
+    pairs.iou[pairs.count] = largest.iou[i];
+    pairs.count += inside && !p.listed ? 0 : 1;
+  }
+  if (pairs.count < count) return kInfinity;
+  price(pass, gt, &pairs);
+  std::nth_element(pairs.cost, pairs.cost + count - 1, pairs.cost + pairs.count);
+  const float cost = pairs.cost[count - 1];
+  return cost + (1e-3f + 1e-5f * magnitude(cost) + 1e-4f * p.iou_weight);
 }
 
 // Candidates inside come first, so others are priced only where too few are; and those apart, whose cost is at least that of an
@@ -187,19 +226,21 @@ void choose(const Passes& pass, std::int64_t g) {
   const Image& image = pass.image;
   const GroundTruth gt = row_at(image.rows, g);
   std::uint64_t keys[kMaxAssignTopk];
-  const std::int64_t k = demand_of(pass, gt);
+  Block block;
+  Largest largest;
+  const std::int64_t k = demand_of(pass, gt, &block, &largest);
   BestList<std::uint64_t> best(k, keys, k > 0 ? kNoKey : 0);
   const float apart = pass.p.iou_weight * -log_exact(pass.rule.iou_offset);
-  for (const Kind kind : kKinds) {
-    const std::uint64_t least = pair_key(kind.inside, kind.overlapping ? -kInfinity : apart, 0);
-    for_pairs(
-        pass, gt, kind, [&] { return best.takes(least); }, [&] { return limit_of(pass.p, best, kind, apart); },
-        [&](const Pairs& pairs) {
-          for (std::int64_t i = 0; i < pairs.count; ++i) {
-            if (pairs.class_sum[i] == pairs.class_sum[i]) best.push(pair_key(kind.inside, pairs.cost[i], pairs.position[i]));
-          }
-        });
-  }
+  for_pairs(
+      pass, gt, &block,
+      [&](bool inside, bool overlapping) { return best.takes(pair_key(inside, overlapping ? -kInfinity : apart, 0)); },
+      [&](bool inside) { return limit_of(pass.p, best, inside, apart); },
+      [&] { return ceiling_of(pass, gt, largest, best.size() < k ? k - best.size() : 0); },
+      [&](bool inside, const Pairs& pairs) {
+        for (std::int64_t i = 0; i < pairs.count; ++i) {
+          if (pairs.class_sum[i] == pairs.class_sum[i]) best.push(pair_key(inside, pairs.cost[i], pairs.position[i]));
+        }
+      });
   image.chosen_count[g] = static_cast<std::int32_t>(best.size());
   std::transform(best.begin(), best.end(), image.chosen + g * kept_topk(pass.p),
                  [](std::uint64_t key) { return key_index(key); });
@@ -232,7 +273,7 @@ std::int32_t cheapest_row(const Passes& pass, std::int64_t at) {
       pairs.score[slot] =
           load_number<float>(scores, pass.b * scores.stride[0] + c.source[at] * scores.stride[1] + gt.label * scores.stride[2]);
     }
-    pass.rule.pair_costs(pass.p, pairs.count, pairs.class_sum, pairs.score, pairs.factor, pairs.iou, pairs.cost);
+    find_costs(pass, &pairs);
     for (std::int64_t i = 0; i < pairs.count; ++i) {
       const std::int32_t position = pairs.position[i];
       best = std::min(best, pair_key(inside[position] != 0, pairs.cost[i], static_cast<std::int32_t>(first) + position));
@@ -298,19 +339,20 @@ void write_costs(const Passes& pass) {
   for (std::int64_t g = 0; any && g < pass.image.count[1]; ++g) {
     const GroundTruth gt = row_at(pass.image.rows, g);
     const std::int64_t row = pass.image.rows.row[g];
-    p.dynamic_k[pass.b * m + row] = static_cast<std::int32_t>(demand_of(pass, gt));
-    for (const Kind kind : kKinds) {
-      for_pairs(
-          pass, gt, kind, [] { return true; }, [] { return kNoLimit; },
-          [&](const Pairs& pairs) {
-            for (std::int64_t i = 0; i < pairs.count; ++i) {
-              const std::int64_t at = (offset + c.index[pairs.position[i]]) * m + row;
-              p.cost[at] = pairs.cost[i];
-              p.iou[at] = pairs.iou[i];
-              p.inside[at] = kind.inside;
-            }
-          });
-    }
+    Block block;
+    Largest largest;
+    p.dynamic_k[pass.b * m + row] = static_cast<std::int32_t>(demand_of(pass, gt, &block, &largest));
+    for_pairs(
+        pass, gt, &block, [](bool, bool) { return true; }, [](bool) { return kNoLimit; }, [] { return kInfinity; },
+        [&](bool inside, const Pairs& pairs) {
+          for (std::int64_t i = 0; i < pairs.count; ++i) {
+            if (pairs.class_sum[i] != pairs.class_sum[i]) continue;
+            const std::int64_t at = (offset + c.index[pairs.position[i]]) * m + row;
+            p.cost[at] = pairs.cost[i];
+            p.iou[at] = pairs.iou[i];
+            p.inside[at] = inside;
+          }
+        });
   }
 }
 
@@ -322,6 +364,7 @@ void assign_image(const OtaParams& p, const CpuRule& rule, std::int64_t b) {
   for (std::int64_t tile = 0; tile < ceil_div(p.priors(), kTile); ++tile) total += collect_tile(p, b, pass.image, tile, total);
   finish_candidates(pass.image, total);
   if (p.want_cost) return write_costs(pass);
+  if (p.listed) find_all_sums(pass, 0, total);  // few of a list are not priced
   for (std::int64_t g = 0; g < pass.image.count[1]; ++g) choose(pass, g);
   settle(pass);
   write_results(pass, 0, p.priors());

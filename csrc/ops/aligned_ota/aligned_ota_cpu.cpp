@@ -86,7 +86,7 @@ std::size_t aligned_ota_cpu_workspace_bytes(const AlignedOtaParams& params) { re
 
 void aligned_ota_cpu(const AlignedOtaParams& params) {
   using namespace aligned_ota;
-  ota::assign_cpu(params, {Rule::kMinUnion, Rule::kIouOffset, class_sums, pair_costs});
+  ota::assign_cpu(params, {Rule::kMinUnion, Rule::kIouOffset, false, class_sums, pair_costs});
 }
 
 }  // namespace fastdet

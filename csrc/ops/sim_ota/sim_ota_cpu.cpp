@@ -21,22 +21,39 @@ void sigmoids(std::int64_t n, const float* FD_RESTRICT logits, float* FD_RESTRIC
   for (std::int64_t i = 0; i < n; ++i) values[i] = sigmoid_exact(logits[i]);
 }
 
+// Steps of score_rest for ordinary logits.
+FD_HD float ordinary_divisor(float logit) { return 1.0f + exp_in_range(-logit); }
+FD_HD float rest_of_divisor(float divisor, float objectness) { return 1.0f - square_root(objectness * (1.0f / divisor)); }
+FD_HD std::int32_t farther(std::int32_t most, float logit) {
+  const std::int32_t distance = bit_cast<std::int32_t>(logit - kOrdinaryMiddle) & 0x7fffffff;
+  return distance > most ? distance : most;
+}
+
 // Rests (score_rest) of [rows, width] logits; farthest [rows] is the largest distance of a logit from kOrdinaryMiddle, as bits.
-// Rests are right only where that is at most kOrdinaryReach; then none is 0.
+// Rests are right only where that is at most kOrdinaryReach; then none is 0. The exponentials of a row are found beside the
+// divisions and roots of the row before, which leave most of the processor idle.
 FD_TARGET_CLONES
 void ordinary_rests(std::int64_t rows, std::int64_t width, const float* const* FD_RESTRICT logits,
                     const float* FD_RESTRICT objectness, float* FD_RESTRICT rests, std::int32_t* FD_RESTRICT farthest) {
-  for (std::int64_t row = 0; row < rows; ++row) {
-    const float *from = logits[row], factor = objectness[row];
-    float* to = rests + row * width;
+  std::int32_t first = 0;
+  for (std::int64_t i = 0; i < width; ++i) {
+    first = farther(first, logits[0][i]);
+    rests[i] = ordinary_divisor(logits[0][i]);
+  }
+  farthest[0] = first;
+  for (std::int64_t row = 1; row < rows; ++row) {
+    const float *FD_RESTRICT from = logits[row], factor = objectness[row - 1];
+    float *FD_RESTRICT divisors = rests + row * width, *FD_RESTRICT before = divisors - width;
     std::int32_t most = 0;
     for (std::int64_t i = 0; i < width; ++i) {
-      const std::int32_t distance = bit_cast<std::int32_t>(from[i] - kOrdinaryMiddle) & 0x7fffffff;
-      most = distance > most ? distance : most;
-      to[i] = 1.0f - square_root(factor * (1.0f / (1.0f + exp_in_range(-from[i]))));
+      most = farther(most, from[i]);
+      divisors[i] = ordinary_divisor(from[i]);
+      before[i] = rest_of_divisor(before[i], factor);
     }
     farthest[row] = most;
   }
+  float* FD_RESTRICT last = rests + (rows - 1) * width;
+  for (std::int64_t i = 0; i < width; ++i) last[i] = rest_of_divisor(last[i], objectness[rows - 1]);
 }
 
 // Rests of n logits, whatever they are.
@@ -97,9 +114,9 @@ double sum_of_lanes(double* lane, const std::int32_t* saturated) {
 // Short rows are handled many at once.
 void sum_rows(const SimOtaParams& p, std::int64_t b, std::int64_t n, const std::int32_t* prior, const float* objectness,
               double* sums) {
-  float copy[kScores], rests[kScores], products[kScores];
+  alignas(64) float copy[kScores], rests[kScores], products[kScores];
   const float* logits[kTile];
-  double lanes[kTile * kLanes];
+  alignas(64) double lanes[kTile * kLanes];
   std::int32_t saturated[kTile * kLanes], farthest[kTile];
   const std::int64_t classes = p.classes(), padded = ceil_div(std::max<std::int64_t>(classes, 1), kLanes) * kLanes,
                      at_once = std::clamp<std::int64_t>(kScores / padded, 1, kTile);
@@ -138,14 +155,16 @@ void floor_loop(std::int64_t n, const double* FD_RESTRICT sums, const float* FD_
 void class_sums(const OtaParams& base, std::int64_t b, std::int64_t n, const std::int32_t* prior, double* sums, float* factors,
                 float* floors) {
   const auto& p = static_cast<const SimOtaParams&>(base);
-  float logits[kTile] = {};
+  alignas(64) float logits[kTile] = {};
   for (std::int64_t i = 0; i < n; ++i) logits[i] = Rule::objectness(p, b, prior[i]);
-  sigmoids(n, logits, factors);
+  const std::int64_t whole = ceil_div(n, ota::kChunk) * ota::kChunk;  // elements past n are of no use
+  sigmoids(whole, logits, factors);
   sum_rows(p, b, n, prior, factors, sums);
   for (std::int64_t i = 0; i < n; ++i) {
     if (!is_finite(logits[i])) sums[i] = bit_cast<double>(std::uint64_t{0x7ff8000000000000u});
   }
-  floor_loop(n, sums, factors, floors);
+  std::fill(sums + n, sums + whole, 0.0);
+  floor_loop(whole, sums, factors, floors);
 }
 
 FD_TARGET_CLONES
@@ -169,7 +188,7 @@ std::size_t sim_ota_cpu_workspace_bytes(const SimOtaParams& params) { return ota
 
 void sim_ota_cpu(const SimOtaParams& params) {
   using namespace sim_ota;
-  ota::assign_cpu(params, {Rule::kMinUnion, Rule::kIouOffset, class_sums, pair_costs});
+  ota::assign_cpu(params, {Rule::kMinUnion, Rule::kIouOffset, true, class_sums, pair_costs});
 }
 
 }  // namespace fastdet

@@ -26,6 +26,11 @@ py::bytes letters_of(const ds::Texts& texts, Index i) {
 
 py::array bytes_of(std::vector<char>&& letters) { return array_of(std::move(letters)).attr("view")("uint8"); }
 
+py::array points_of(std::vector<float>&& numbers) {
+  const auto count = static_cast<py::ssize_t>(numbers.size() / 2);
+  return array_of(std::move(numbers), {count, 2});
+}
+
 // The starts become addresses, so they are checked.
 ds::TextsView view_of(const Column<std::uint8_t>& letters, const Column<Index>& starts, const char* name) {
   const Index count = starts.size() - 1;
@@ -38,11 +43,11 @@ ds::TextsView view_of(const Column<std::uint8_t>& letters, const Column<Index>& 
   return {reinterpret_cast<const char*>(letters.data()), starts.data(), count};
 }
 
-py::object read_coco(const std::string& path) {
+py::object read_coco(const std::string& path, bool polygons) {
   std::optional<ds::Coco> found;
   {
     const py::gil_scoped_release released;
-    found = ds::read_coco(path);
+    found = ds::read_coco(path, polygons);
   }
   if (!found) return py::none();
   py::dict out;
@@ -63,6 +68,9 @@ py::object read_coco(const std::string& path) {
   out["label"] = array_of(std::move(found->label));
   out["box"] = array_of(std::move(found->box), {boxes, 4});
   out["area"] = array_of(std::move(found->area));
+  out["point"] = points_of(std::move(found->point));
+  out["ring_starts"] = array_of(std::move(found->ring_starts));
+  out["polygon_starts"] = array_of(std::move(found->polygon_starts));
   return out;
 }
 
@@ -83,7 +91,7 @@ py::tuple columns_of(ds::Texts&& texts) {
 
 py::dict read_yolo(const std::string& folder, const Column<std::uint8_t>& letters, const Column<Index>& starts,
                    const std::string& label_folder, const Column<std::uint8_t>& label_letters, const Column<Index>& label_starts,
-                   const Column<std::uint8_t>& left, Index classes, Index keypoint_values) {
+                   const Column<std::uint8_t>& left, Index classes, Index keypoint_values, bool polygons) {
   const char* const op = "dataset_read_yolo";
   const ds::Files pictures{folder, view_of(letters, starts, op)}, labels{label_folder, view_of(label_letters, label_starts, op)};
   const Index count = pictures.names.count;
@@ -93,7 +101,7 @@ py::dict read_yolo(const std::string& folder, const Column<std::uint8_t>& letter
   ds::Yolo found;
   {
     const py::gil_scoped_release released;
-    found = ds::read_yolo(pictures, labels, left.data(), {classes, keypoint_values});
+    found = ds::read_yolo(pictures, labels, left.data(), {classes, keypoint_values, polygons});
   }
   py::dict out;
   const auto boxes = static_cast<py::ssize_t>(found.label.size());
@@ -103,6 +111,8 @@ py::dict read_yolo(const std::string& folder, const Column<std::uint8_t>& letter
   out["unclean"] = array_of(std::move(found.unclean));
   out["label"] = array_of(std::move(found.label));
   out["box"] = array_of(std::move(found.box), {boxes, 4});
+  out["corners"] = array_of(std::move(found.corners));
+  out["point"] = points_of(std::move(found.point));
   return out;
 }
 
@@ -174,10 +184,11 @@ py::tuple label_names(const Column<std::uint8_t>& letters, const Column<Index>& 
 }  // namespace
 
 void bind_dataset(py::module_& module) {
-  module.def("dataset_read_coco", &read_coco, py::arg("path"));
+  module.def("dataset_read_coco", &read_coco, py::arg("path"), py::arg("polygons"));
   module.def("dataset_not_plain", &not_plain, py::arg("folder"), py::arg("letters"), py::arg("starts"), py::arg("links"));
   module.def("dataset_read_yolo", &read_yolo, py::arg("folder"), py::arg("letters"), py::arg("starts"), py::arg("label_folder"),
-             py::arg("label_letters"), py::arg("label_starts"), py::arg("left"), py::arg("classes"), py::arg("keypoint_values"));
+             py::arg("label_letters"), py::arg("label_starts"), py::arg("left"), py::arg("classes"), py::arg("keypoint_values"),
+             py::arg("polygons"));
   module.def("dataset_file_states", &file_states, py::arg("folder"), py::arg("letters"), py::arg("starts"));
   module.def("dataset_list_folder", &list_folder, py::arg("folder"), py::arg("begin"), py::arg("suffixes"));
   module.def("dataset_sorted", &sorted_names, py::arg("letters"), py::arg("starts"));

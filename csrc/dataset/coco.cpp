@@ -75,7 +75,9 @@ class RowsById {
 
 class Reader {
  public:
-  explicit Reader(MappedFile& file) : file_(file), json_(text_of(file), file.end()) {}
+  Reader(MappedFile& file, bool polygons) : file_(file), json_(text_of(file), file.end()), polygons_(polygons) {
+    if (polygons) coco_.ring_starts = coco_.polygon_starts = {0};
+  }
 
   Coco read() {
     Seen seen;
@@ -96,6 +98,7 @@ class Reader {
     json_.finish();
     seen.require(0b111);
     link();
+    if (coco_.ring_starts.size() < 2) coco_.ring_starts = coco_.polygon_starts = {};
     return std::move(coco_);
   }
 
@@ -171,6 +174,9 @@ class Reader {
       } else if (key == "iscrowd") {
         seen.once(5);
         crowd = static_cast<std::uint8_t>(json_.integer(0, 1));
+      } else if (polygons_ && key == "segmentation") {
+        seen.once(6);
+        segmentation();
       } else {
         json_.skip();
       }
@@ -184,6 +190,7 @@ class Reader {
     if (!std::isfinite(area)) throw Unclean{};
     coco_.area.push_back(area);
     coco_.crowd.push_back(crowd);
+    if (polygons_) coco_.polygon_starts.push_back(static_cast<Index>(coco_.ring_starts.size()) - 1);
     file_.passed(json_.position());
   }
 
@@ -195,6 +202,26 @@ class Reader {
     });
     if (count != 4 || sides_[2].value < 0 || sides_[3].value < 0) throw Unclean{};
     for (const JsonCursor::Number& side : sides_) coco_.box.push_back(side.value);
+  }
+
+  // A list of polygons; run lengths and null are none.
+  void segmentation() {
+    const char kind = json_.peek();
+    if (kind == '{' || kind == 'n') {
+      json_.skip();
+      return;
+    }
+    json_.list([&] {
+      Index count = 0;
+      json_.list([&] {
+        const double value = json_.number().value;
+        if (!(std::abs(value) <= kMaxCoordinate)) throw Unclean{};
+        coco_.point.push_back(static_cast<float>(value));
+        ++count;
+      });
+      if (count < 6 || count % 2 != 0) throw Unclean{};
+      coco_.ring_starts.push_back(static_cast<Index>(coco_.point.size() / 2));
+    });
   }
 
   // Puts rows in the place of ids, labels in the place of category ids.
@@ -223,6 +250,7 @@ class Reader {
 
   MappedFile& file_;
   JsonCursor json_;
+  const bool polygons_;
   Coco coco_;
   std::vector<Index> category_ids_;
   Texts category_names_;
@@ -238,11 +266,11 @@ bool is_suspicious(const double* box, double height, double width) {
   return wide <= 0 || high <= 0 || x < -slack_x || y < -slack_y || x + wide > width + slack_x || y + high > height + slack_y;
 }
 
-std::optional<Coco> read_coco(const std::string& path) {
+std::optional<Coco> read_coco(const std::string& path, bool polygons) {
   MappedFile file(path);
   if (file.begin() == nullptr) return std::nullopt;
   try {
-    return Reader(file).read();
+    return Reader(file, polygons).read();
   } catch (const Unclean&) {
     return std::nullopt;
   }

@@ -14,6 +14,7 @@ namespace fastdet::dataset {
 using Index = std::int64_t;
 
 constexpr Index kMaxSide = 65'535;
+constexpr double kMaxCoordinate = 1e6;  // of a polygon's point, in pixels to either side
 
 // Texts one behind the other: text i is [starts[i], starts[i + 1]) of `letters`.
 struct Texts {
@@ -49,13 +50,16 @@ struct Coco {
   std::vector<double> area;
   std::vector<Index> annotation_id;
   std::vector<std::uint8_t> crowd;
-  std::vector<Index> category_ids;  // rising: by label
+  std::vector<float> point;                        // [P, 2]: x, y in pixels; this and the next two only where there are polygons
+  std::vector<Index> ring_starts, polygon_starts;  // [rings + 1] into point; [n + 1] into rings
+  std::vector<Index> category_ids;                 // rising: by label
   Texts category_names;
   Index suspicious = 0;  // boxes without area, or reaching out of their picture
 };
 
-// Reads the file, which must not be cut short meanwhile. Nothing, where it is not clean.
-std::optional<Coco> read_coco(const std::string& path);
+// Reads the file, which must not be cut short meanwhile. Nothing, where it is not clean. Without `polygons` segmentations are
+// passed over.
+std::optional<Coco> read_coco(const std::string& path, bool polygons);
 
 // Whether a picture of this size cannot hold the box whole, by the rule of `box_problem` in fastdet.data.dataset.
 bool is_suspicious(const double* box, double height, double width);
@@ -67,6 +71,7 @@ std::vector<std::uint8_t> not_plain(const std::string& folder, TextsView names, 
 struct LabelRules {
   Index classes = 0;          // 0: there are no labels
   Index keypoint_values = 0;  // numbers behind a box that are left out
+  bool polygons = false;      // whether they are kept, beside their boxes
 };
 
 // Pictures and label files that are clean, in their order; `unclean` marks the others, which have neither size nor boxes.
@@ -75,7 +80,9 @@ struct Yolo {
   std::vector<Index> counts;  // boxes of each picture
   std::vector<std::uint8_t> unclean;
   std::vector<std::int32_t> label;
-  std::vector<double> box;  // [n, 4]: x, y, width, height in pixels
+  std::vector<double> box;     // [n, 4]: x, y, width, height in pixels
+  std::vector<Index> corners;  // of each box: how many points its polygon has; this and the next only where they are kept
+  std::vector<float> point;    // [P, 2]: x, y in pixels
 };
 
 // Names of files below a folder, which is empty or ends with "/".

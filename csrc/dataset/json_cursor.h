@@ -20,6 +20,12 @@ class JsonCursor {
 
   const char* position() const { return at_; }
 
+  // The first letter of the value that follows; 0 at the end.
+  char peek() {
+    space();
+    return at_ == end_ ? '\0' : *at_;
+  }
+
   // An object: calls member(key), which must pass the value, for each of its members. The key is valid until then.
   template <typename Member>
   void object(Member&& member) {

@@ -78,13 +78,27 @@ bool split(std::string_view line, std::vector<double>& numbers) {
   return true;
 }
 
+// Objects, and what points the polygons of them have.
+struct Rows {
+  std::vector<Box> boxes;
+  std::vector<Index> corners;
+  std::vector<float> points;
+
+  void clear() { boxes.clear(), corners.clear(), points.clear(); }
+  void append(const Rows& more) {
+    boxes.insert(boxes.end(), more.boxes.begin(), more.boxes.end());
+    corners.insert(corners.end(), more.corners.begin(), more.corners.end());
+    points.insert(points.end(), more.points.begin(), more.points.end());
+  }
+};
+
 // The objects of one label file, or nothing; rules as in `read_labels` of fastdet.data.yolo.
 class LabelFile {
  public:
   explicit LabelFile(const LabelRules& rules) : rules_(rules) {}
 
-  bool parse(std::string_view text, PictureSize size, std::vector<Box>& boxes) {
-    boxes.clear();
+  bool parse(std::string_view text, PictureSize size, Rows& rows) {
+    rows.clear();
     height_ = size.height, width_ = size.width, kind_ = 0;
     if (text.substr(0, 3) == "\xef\xbb\xbf") text.remove_prefix(3);
     while (!text.empty()) {
@@ -92,10 +106,11 @@ class LabelFile {
       if (!split(text.substr(0, length), numbers_)) return false;
       text.remove_prefix(std::min(length + 1, text.size()));
       if (numbers_.empty()) continue;
-      boxes.push_back({});
-      if (!take(boxes.back())) return false;
+      rows.boxes.push_back({});
+      if (!take(rows.boxes.back())) return false;
+      if (rules_.polygons) keep_polygon(rows);
     }
-    sorted_ = boxes;
+    sorted_ = rows.boxes;
     std::sort(sorted_.begin(), sorted_.end());
     return std::adjacent_find(sorted_.begin(), sorted_.end()) == sorted_.end();
   }
@@ -131,6 +146,14 @@ class LabelFile {
     return !is_suspicious(box.side, height_, width_);
   }
 
+  // That of the line which was taken last.
+  void keep_polygon(Rows& rows) const {
+    rows.corners.push_back(kind_ == 2 ? static_cast<Index>(numbers_.size() - 1) / 2 : 0);
+    for (Index i = 1; i <= 2 * rows.corners.back(); ++i) {
+      rows.points.push_back(static_cast<float>(numbers_[static_cast<std::size_t>(i)] * (i % 2 == 1 ? width_ : height_)));
+    }
+  }
+
   const LabelRules& rules_;
   double height_ = 0, width_ = 0;
   int kind_ = 0;  // of the lines so far: 1 boxes, 2 polygons
@@ -161,12 +184,12 @@ Yolo read_yolo(const Files& pictures, const Files& labels, const std::uint8_t* l
   found.counts.resize(total);
   found.unclean.assign(left, left + total);
   const Index blocks = (count + kBlock - 1) / kBlock;
-  std::vector<std::vector<Box>> parts(static_cast<std::size_t>(blocks));
+  std::vector<Rows> parts(static_cast<std::size_t>(blocks));
   parallel_for(blocks, 1, [&](std::int64_t begin, std::int64_t end) {
     FolderHandle picture_folder(pictures.folder), label_folder(labels.folder);
-    LabelFile rows(rules);
+    LabelFile labels_of(rules);
     std::string text;
-    std::vector<Box> boxes;
+    Rows rows;
     for (Index i = begin * kBlock; i < std::min(end * kBlock, count); ++i) {
       const auto row = static_cast<std::size_t>(i);
       if (found.unclean[row] != 0) continue;
@@ -180,10 +203,9 @@ Yolo read_yolo(const Files& pictures, const Files& labels, const std::uint8_t* l
       if (rules.classes > 0) {
         const Handle file(label_folder.find(labels.names[i]), O_NOFOLLOW);
         if (!file.is_missing()) {
-          if (!read_all(file, text) || !rows.parse(text, size, boxes)) continue;
-          std::vector<Box>& all = parts[static_cast<std::size_t>(i / kBlock)];
-          all.insert(all.end(), boxes.begin(), boxes.end());
-          found.counts[row] = static_cast<Index>(boxes.size());
+          if (!read_all(file, text) || !labels_of.parse(text, size, rows)) continue;
+          parts[static_cast<std::size_t>(i / kBlock)].append(rows);
+          found.counts[row] = static_cast<Index>(rows.boxes.size());
         }
       }
       found.unclean[row] = 0;
@@ -191,15 +213,22 @@ Yolo read_yolo(const Files& pictures, const Files& labels, const std::uint8_t* l
       found.width[row] = size.width;
     }
   });
-  std::size_t boxes = 0;
-  for (const std::vector<Box>& part : parts) boxes += part.size();
+  std::size_t boxes = 0, points = 0;
+  for (const Rows& part : parts) {
+    boxes += part.boxes.size();
+    points += part.points.size();
+  }
   found.label.reserve(boxes);
   found.box.reserve(4 * boxes);
-  for (std::vector<Box>& part : parts) {
-    for (const Box& box : part) {
+  found.corners.reserve(rules.polygons ? boxes : 0);
+  found.point.reserve(points);
+  for (Rows& part : parts) {
+    for (const Box& box : part.boxes) {
       found.label.push_back(box.label);
       found.box.insert(found.box.end(), box.side, box.side + 4);
     }
+    found.corners.insert(found.corners.end(), part.corners.begin(), part.corners.end());
+    found.point.insert(found.point.end(), part.points.begin(), part.points.end());
     part = {};
   }
   return found;

@@ -166,6 +166,7 @@ def test_planted_in_coco(tmp_path):
         "box-outside": {"bbox": [50, 5, 40, 3]},
         "class-unknown": {"category_id": 99},
         "picture-unknown": {"image_id": 99},
+        "polygon": {"segmentation": [[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5]]},
     }
     good = content["annotations"][0]
     for number, change in enumerate(bad.values()):

@@ -36,7 +36,9 @@ def some_index(pictures: int = 5, seed: int = 0, folder: str = "/set"):
         builder.picture(100 - row, f"{folder}/{row % 3}/{row}.jpg", (40 + row, 60))
     for row in range(3 * pictures if pictures > 1 else 0):
         box = tuple((random.random(4) * 50 - 5).tolist())
-        builder.annotation(row, int(random.integers(pictures - 1)), row % 2, box, box[2] * box[3], int(row % 5 == 0))
+        rings = [random.uniform(-5, 70, 2 * int(random.integers(3, 6))).tolist() for _ in range(row % 3)]
+        picture = int(random.integers(pictures - 1))
+        builder.annotation(row, picture, row % 2, box, box[2] * box[3], int(row % 5 == 0), rings)
     return builder.index(("a", "\udce4"), (3, 7))
 
 
@@ -52,7 +54,10 @@ def same(one, other) -> None:
 
 
 def rows_of(pictures):
-    return [(p.id, p.path, p.height, p.width, p.boxes.tolist(), p.labels.tolist()) for p in pictures]
+    def rings(picture):
+        return picture.polygons and [[ring.tolist() for ring in own] for own in picture.polygons]
+
+    return [(p.id, p.path, p.height, p.width, p.boxes.tolist(), p.labels.tolist(), rings(p)) for p in pictures]
 
 
 def test_rows_are_made_on_access():
@@ -147,6 +152,13 @@ def test_offsets_are_checked_even_when_the_checksum_is_right(tmp_path):
         ("height", 0),
         ("width", 2**30),
         ("crowd", 2),
+        ("point", np.nan),
+        ("point", -1e7),
+        ("ring_starts", 2),
+        ("ring_starts", 2**50),
+        ("ring_starts", -1),
+        ("polygon_starts", 2**50),
+        ("polygon_starts", -1),
     ):
         refused(changed(name, 1, value), name)
     for name in SECTIONS:
@@ -163,8 +175,12 @@ def test_columns_must_belong_together():
     index = some_index()
     columns = {name: getattr(index, name) for name in COLUMNS if name not in ("starts", "order")}
     make_index(index.names, index.category_ids, prefix=b"", **columns)
-    for name, value in (("height", index.height[1:]), ("picture", index.picture + 5), ("area", index.area[:2])):
-        with pytest.raises(IndexFileError, match=name):
+    wrong = [("height", "height", index.height[1:]), ("picture", "picture", index.picture + 5)]
+    wrong += [("area", "area", index.area[:2]), ("point", "ring_starts", index.point[:-1])]
+    wrong += [("ring_starts", "polygon_starts", index.ring_starts[:-1]), ("ring_starts", "ring_starts", ())]
+    wrong += [("polygon_starts", "polygon_starts", value) for value in ((), index.polygon_starts[:-1])]
+    for name, told, value in wrong:
+        with pytest.raises(IndexFileError, match=told):
             make_index(index.names, index.category_ids, prefix=b"", **{**columns, name: value})
 
 

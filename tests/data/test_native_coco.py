@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fastdet import _core
 from fastdet.data import coco
-from fastdet.data.coco import coco_index
+from fastdet.data.coco import CocoOptions, coco_index
 from fastdet.data.dataset import DataError, strict
 from fastdet.data.index import SECTIONS
 
@@ -23,11 +23,12 @@ TOKENS = [b"NaN", b"1e999", b"-0", b"null", b"01", b"\\ud800", b'"id":1,', b"[["
 COLUMNS = [name for name in SECTIONS if name not in ("about", "paths", "path_starts")]
 
 
-def both(path: Path, root: Path, allow_outside: bool = False):
+def both(path: Path, root: Path, allow_outside: bool = False, polygons: bool = True):
     """(native, Python's) index of a file; None for the native where it declines, a message for Python's error."""
-    clean = coco._clean_index(path, root, allow_outside, strict)
+    options = CocoOptions(allow_outside, polygons)
+    clean = coco._clean_index(path, root, options, strict)
     try:
-        checked = coco._checked_index(path, root, allow_outside, strict)
+        checked = coco._checked_index(path, root, options, strict)
     except DataError as error:
         checked = str(error)
     return clean, checked
@@ -41,6 +42,10 @@ def agree(clean, checked) -> None:
         assert one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes(), name
     assert (clean.names, clean.category_ids) == (checked.names, checked.category_ids)
     assert [clean.path(i) for i in range(len(clean.height))] == [checked.path(i) for i in range(len(checked.height))]
+
+
+class Raw(str):
+    """A number as it is written."""
 
 
 def number(low: float, high: float):
@@ -70,10 +75,6 @@ OTHER = st.recursive(
 )
 
 
-class Raw(str):
-    """A number as it is written."""
-
-
 def written(value, draw_space: str, ascii_only: bool) -> str:
     """JSON text; numbers that are ``Raw`` as they are."""
     if isinstance(value, Raw):
@@ -86,9 +87,19 @@ def written(value, draw_space: str, ascii_only: bool) -> str:
     return json.dumps(value, ensure_ascii=ascii_only)
 
 
+POLYGONS = st.one_of(
+    st.none(),
+    st.just({"counts": "abc", "size": [1, 2]}),
+    st.lists(
+        st.integers(3, 5).flatmap(lambda n: st.lists(number(-20, 900).map(Raw), min_size=2 * n, max_size=2 * n)),
+        max_size=3,
+    ),
+)
+
+
 @st.composite
-def coco_files(draw):
-    """COCO files that are right, and that look every way they may."""
+def coco_files(draw, strange=False):
+    """COCO files that are right, and that look every way they may; ``strange``: polygons are anything."""
     identities = st.one_of(st.integers(0, 20), st.integers(0, 2**63 - 1))
     pictures = draw(st.lists(identities, min_size=1, max_size=4, unique=True))
     categories = draw(st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=3, unique=True))
@@ -107,7 +118,7 @@ def coco_files(draw):
         if draw(st.booleans()):
             row["iscrowd"] = draw(st.integers(0, 1))
         if draw(st.booleans()):
-            row["segmentation"] = draw(OTHER)
+            row["segmentation"] = draw(st.one_of(POLYGONS, OTHER if strange else POLYGONS))
         annotations.append(dict(draw(st.permutations(list(row.items())))))
     content = {
         "images": images,
@@ -133,11 +144,11 @@ def folder(tmp_path_factory):
 
 
 @settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck))
-@given(data=coco_files(), allow_outside=st.booleans())
-def test_right_files_read_the_same(folder, data, allow_outside):
+@given(data=coco_files(), allow_outside=st.booleans(), polygons=st.booleans())
+def test_right_files_read_the_same(folder, data, allow_outside, polygons):
     path = folder.parent / "x.json"
     path.write_bytes(data)
-    clean, checked = both(path, folder, allow_outside)
+    clean, checked = both(path, folder, allow_outside, polygons)
     if clean is not None:
         agree(clean, checked)
     elif not isinstance(checked, str) and not allow_outside:
@@ -148,7 +159,7 @@ def test_right_files_read_the_same(folder, data, allow_outside):
 
 
 @settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck))
-@given(data=coco_files(), random=st.randoms(use_true_random=False))
+@given(data=coco_files(strange=True), random=st.randoms(use_true_random=False))
 def test_changed_files_are_never_taken_where_python_refuses(folder, data, random):
     path = folder.parent / "y.json"
     out = bytearray(data)
@@ -217,6 +228,22 @@ GOOD = {
         ("3, 4]", '3, "4"]', False),
         ("3, 4]", "3, true]", False),
         ('"image_id": 5', '"image_id": 6', False),
+        ('"id": 1', '"id": 1, "segmentation": [[1, 2, 3, 4, 5, 6], [0, 0, 1e3, 0, -1000000, 1000000.0, 7, 7]]', True),
+        ('"id": 1', '"id": 1, "segmentation": []', True),
+        ('"id": 1', '"id": 1, "segmentation": null', True),
+        ('"id": 1', '"id": 1, "segmentation": {"counts": [1, NaN]}', True),
+        ('"id": 1', '"segmentation": [], "id": 1, "segmentation": []', False),
+        ('"id": 1', '"id": 1, "segmentation": [1, 2, 3, 4, 5, 6]', False),
+        ('"id": 1', '"id": 1, "segmentation": [[1, 2, 3, 4, 5, 6, 7]]', False),
+        ('"id": 1', '"id": 1, "segmentation": [[1, 2, 3, 4]]', False),
+        ('"id": 1', '"id": 1, "segmentation": [[]]', False),
+        ('"id": 1', '"id": 1, "segmentation": [[1, 2, 3, 4, 5, NaN]]', False),
+        ('"id": 1', '"id": 1, "segmentation": [[1, 2, 3, 4, 5, 1000001]]', False),
+        ('"id": 1', '"id": 1, "segmentation": [[1, 2, 3, 4, 5, true]]', False),
+        ('"id": 1', '"id": 1, "segmentation": [[1, 2, 3, 4, 5, "6"]]', False),
+        ('"id": 1', '"id": 1, "segmentation": "abc"', False),
+        ('"id": 1', '"id": 1, "segmentation": NaN', False),
+        ('"id": 1', '"id": 1, "segmentation": 7', False),
         ("}]}", "}]} x", False),
         ("}]}", "}],}", False),
     ],
@@ -232,7 +259,7 @@ def test_what_is_taken(tmp_path, old, new, taken):
         agree(clean, checked)
     else:
         try:
-            index = coco_index(path, tmp_path, allow_outside=False, report=strict)
+            index = coco_index(path, tmp_path, CocoOptions(False, True), strict)
         except DataError as error:
             assert str(error) == checked
         else:
@@ -240,12 +267,10 @@ def test_what_is_taken(tmp_path, old, new, taken):
 
 
 def test_only_regular_files_are_mapped(tmp_path):
-    assert _core.dataset_read_coco(os.fsencode(tmp_path)) is None
-    assert _core.dataset_read_coco(os.fsencode(tmp_path / "none")) is None
     (tmp_path / "empty").write_bytes(b"")
-    assert _core.dataset_read_coco(os.fsencode(tmp_path / "empty")) is None
     os.mkfifo(tmp_path / "pipe")
-    assert _core.dataset_read_coco(os.fsencode(tmp_path / "pipe")) is None
+    for path in (tmp_path, tmp_path / "none", tmp_path / "empty", tmp_path / "pipe"):
+        assert _core.dataset_read_coco(os.fsencode(path), False) is None
 
 
 def test_nesting(tmp_path):

@@ -37,8 +37,10 @@ def slow_index(files, names, rules, report):
         found = yolo._read_picture(Path(file), rules, report)
         if found is not None:
             builder.picture(pictures, file, found[0])
-            for label, box in found[1]:
-                builder.annotation(builder.annotations, pictures, label, box, box[2] * box[3], 0)
+            for each in found[1]:
+                rings = [each.polygon.reshape(-1).tolist()] if len(each.polygon) else []
+                area = each.box[2] * each.box[3]
+                builder.annotation(builder.annotations, pictures, each.label, each.box, area, 0, rings)
             pictures += 1
     return builder.index(names, tuple(range(len(names))))
 
@@ -62,7 +64,7 @@ def left_to_python(files, rules) -> list[bool]:
     labels = list(label_names(FileNames.of(files), rules.root)) if rules.classes else []
     none = np.zeros(len(files), np.uint8)
     found = _core.dataset_read_yolo(
-        b"", *texts_of(files), b"", *texts_of(labels), none, rules.classes, rules.keypoint_values
+        b"", *texts_of(files), b"", *texts_of(labels), none, rules.classes, rules.keypoint_values, rules.polygons
     )
     return found["unclean"].astype(bool).tolist()
 
@@ -115,15 +117,15 @@ TEXT = st.builds(
 
 
 @settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck))
-@given(texts=st.lists(TEXT, min_size=6, max_size=6), keypoints=st.sampled_from([0, 0, 0, 2, 3]))
-def test_label_files_read_the_same(tmp_path_factory, texts, keypoints):
+@given(texts=st.lists(TEXT, min_size=6, max_size=6), keypoints=st.sampled_from([0, 0, 0, 2, 3]), polygons=st.booleans())
+def test_label_files_read_the_same(tmp_path_factory, texts, keypoints, polygons):
     root = tmp_path_factory.getbasetemp() / "generated"
     if not root.is_dir():
         for kind in ("images", "labels"):
             (root / kind / "a").mkdir(parents=True)
     root = root.resolve()
     files = [add(root, str(number), text, (48 + number, 64)) for number, text in enumerate(texts)]
-    agree(files, LabelRules(root, 3, keypoints, False))
+    agree(files, LabelRules(root, 3, keypoints, False, polygons))
 
 
 @pytest.mark.parametrize(
@@ -153,10 +155,11 @@ def test_label_files_read_the_same(tmp_path_factory, texts, keypoints):
     ],
 )
 def test_which_label_files_are_taken(folder, text, keypoints, taken):
-    rules = LabelRules(folder, 3, keypoints, False)
-    file = add(folder, "x", text)
-    assert left_to_python([file], rules) == [not taken]
-    agree([file, add(folder, "y", "0 0.5 0.5 0.5 0.5"), file], rules)
+    for polygons in (False, True):
+        rules = LabelRules(folder, 3, keypoints, False, polygons)
+        file = add(folder, "x", text)
+        assert left_to_python([file], rules) == [not taken]
+        agree([file, add(folder, "y", "0 0.1 0.1 0.5 0.5 0.2 0.7" if keypoints == 0 else ""), file], rules)
 
 
 def test_label_files_that_are_no_files_or_links(folder):
@@ -225,7 +228,7 @@ def test_many_pictures_with_some_that_python_reads(folder):
 
 
 def native_size(path: Path) -> tuple[int, int] | None:
-    found = _core.dataset_read_yolo(b"", *texts_of([str(path)]), b"", *texts_of([]), np.zeros(1, np.uint8), 0, 0)
+    found = _core.dataset_read_yolo(b"", *texts_of([str(path)]), b"", *texts_of([]), np.zeros(1, np.uint8), 0, 0, False)
     return None if found["unclean"][0] else (int(found["height"][0]), int(found["width"][0]))
 
 
@@ -328,11 +331,11 @@ def test_arguments_are_checked():
     letters, starts = texts_of(["a", "b"])
     none = np.zeros(2, np.uint8)
     with pytest.raises(ValueError, match="left must have 2 numbers, got 1"):
-        _core.dataset_read_yolo(b"", letters, starts, b"", letters, starts, none[:1], 1, 0)
+        _core.dataset_read_yolo(b"", letters, starts, b"", letters, starts, none[:1], 1, 0, False)
     with pytest.raises(ValueError, match="a label file a picture"):
-        _core.dataset_read_yolo(b"", letters, starts, b"", *texts_of(["a"]), none, 1, 0)
+        _core.dataset_read_yolo(b"", letters, starts, b"", *texts_of(["a"]), none, 1, 0, False)
     with pytest.raises(ValueError, match="starts must rise"):
-        _core.dataset_read_yolo(b"", letters, starts[::-1].copy(), b"", letters, starts, none, 1, 0)
+        _core.dataset_read_yolo(b"", letters, starts[::-1].copy(), b"", letters, starts, none, 1, 0, False)
     with pytest.raises(ValueError, match="negative"):
-        _core.dataset_read_yolo(b"", letters, starts, b"", letters, starts, none, -1, 0)
+        _core.dataset_read_yolo(b"", letters, starts, b"", letters, starts, none, -1, 0, True)
     assert _core.dataset_file_states(b"", *texts_of(["/", "/no/such"])).reshape(2, 6)[1].tolist() == [-1] * 6

@@ -106,6 +106,7 @@ LABEL_FILES = {
     "labels": [
         "0 0.5 0.5 0.25 0.5\n2 0.1 0.1 0.1 0.1\n",
         "1 0.1 0.1 0.2 0.1 0.2 0.2\n",
+        "0 0.1 0.1 0.9 0.2 0.5 0.8\n2 0 0 1 0 1 1 0 1\n0 1.01 -0.01 0.3 0.25 0.125 1e-3 0.2 0.5\n",
         "\ufeff1.0\t.5 5e-1 nan inf\r\n",
     ],
     "voc": [f'<?xml version="1.0"?>\n<annotation><filename>a.jpg</filename>{_SIZE}{_OBJECT * 2}</annotation>'],
@@ -118,6 +119,13 @@ LABEL_FILES = {
         '{"images": [{"id": 1, "file_name": "a.jpg", "height": 10, "width": 20}],'
         ' "categories": [{"id": 3, "name": "a"}],'
         ' "annotations": [{"id": 1, "image_id": 1, "category_id": 3, "bbox": [1, 2, 3.5, 4], "iscrowd": 0}]}',
+        '{"images": [{"id": 1, "file_name": "a.jpg", "height": 10, "width": 20}],'
+        ' "categories": [{"id": 3, "name": "a"}], "annotations": ['
+        '{"segmentation": [[1, 2, 4.5, 2, 4.5, 6.25], [1, 1, 1e1, 1, -0, 3.5, 2, 9]], "id": 1, "image_id": 1,'
+        ' "category_id": 3, "bbox": [1, 2, 3.5, 4]},'
+        '{"id": 2, "image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4], "segmentation": []},'
+        '{"id": 3, "image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4], "iscrowd": 1,'
+        ' "segmentation": {"counts": [3, 5], "size": [2, 4]}}]}',
         '{"info": {"a": [1e3, true, null, "\\u00e9\\ud83d\\ude00"]}, "annotations": [], "images": ['
         '{"width": 9, "height": 8, "id": 2, "file_name": "a/\u00fc.jpg"}], "categories": [{"id": 0, "name": "\\n"}]}',
     ],
@@ -167,12 +175,13 @@ def _indexes() -> list[bytes]:
     from fastdet.data.index_rows import IndexBuilder
 
     found = []
-    for pictures, boxes in ((0, 0), (1, 0), (3, 4)):
+    for pictures, boxes in ((0, 0), (1, 0), (3, 4), (2, 5)):
         builder = IndexBuilder()
         for row in range(pictures):
             builder.picture(row, f"/set/{row}.jpg", (40, 60))
         for row in range(boxes):
-            builder.annotation(row, row % pictures, row % 2, (1.0, 2.0, 3.0, 4.0), 12.0, 0)
+            rings = [(1, 2, 4, 2, 4, 6), (1, 2, 3, 4, 5, 6, 7, 8)][: row - 1] if boxes > 4 else []
+            builder.annotation(row, row % pictures, row % 2, (1.0, 2.0, 3.0, 4.0), 12.0, 0, rings)
         with tempfile.TemporaryDirectory() as folder:
             found.append(write_index(f"{folder}/x", builder.index(("a", "b"), (1, 2))).read_bytes())
     return found

@@ -139,16 +139,17 @@ def data_yaml(data: bytes) -> Any:
 
 def coco(data: bytes) -> Any:
     """``data`` as a COCO annotation file."""
-    return _on_labels(lambda path: read_coco(path, _FOLDER), data)
+    return _on_labels(lambda path: read_coco(path, _FOLDER, polygons=True), data)
 
 
 def coco_native(data: bytes) -> Any:
     """The native reader of COCO files against the one in Python: what the first takes, both read alike."""
     _PATH.write_bytes(data)
-    clean = coco_reader._clean_index(_PATH, Path(_FOLDER), False, strict)
+    options = coco_reader.CocoOptions(allow_outside=False, polygons=True)
+    clean = coco_reader._clean_index(_PATH, Path(_FOLDER), options, strict)
     if clean is None:
         return None
-    checked = coco_reader._checked_index(_PATH, Path(_FOLDER), False, strict)
+    checked = coco_reader._checked_index(_PATH, Path(_FOLDER), options, strict)
     for name in SECTIONS:
         if name not in ("about", "paths", "path_starts"):
             one, other = getattr(clean, name), getattr(checked, name)
@@ -166,21 +167,25 @@ def _paths(index: Index) -> list[Path]:
 def labels_native(data: bytes) -> Any:
     """The native reader of label files against the one in Python."""
     _PATH.write_bytes(data)
-    found = _core.dataset_read_yolo(b"", *_PICTURE_TEXTS, b"", *_PATH_TEXTS, np.zeros(1, np.uint8), 3, 0)
+    found = _core.dataset_read_yolo(b"", *_PICTURE_TEXTS, b"", *_PATH_TEXTS, np.zeros(1, np.uint8), 3, 0, True)
     if found["unclean"][0]:
         return None
     problems: list[Any] = []
     rows = yolo.read_labels(_PATH, 3, report=problems.append)
     boxes = np.array([yolo._pixels(row, (48, 64), _PATH, problems.append) for row in rows]).reshape(-1, 4)
-    if problems or found["label"].tolist() != [row.label for row in rows] or boxes.tobytes() != found["box"].tobytes():
-        raise AssertionError(f"{found['label']} {found['box']} natively, {rows} {problems} in Python")
+    polygons = [yolo._polygon(row, (48, 64)) for row in rows]
+    point = np.concatenate([np.zeros((0, 2), np.float32), *polygons])
+    same = found["corners"].tolist() == [len(polygon) for polygon in polygons]
+    same = same and point.tobytes() == found["point"].tobytes() and boxes.tobytes() == found["box"].tobytes()
+    if problems or not same or found["label"].tolist() != [row.label for row in rows]:
+        raise AssertionError(f"{found} natively, {rows} {problems} in Python")
     return rows
 
 
 def picture_header(data: bytes) -> Any:
     """The native reader of picture headers against ``read_size``."""
     _PATH.write_bytes(data)
-    found = _core.dataset_read_yolo(b"", *_PATH_TEXTS, b"", *texts_of([]), np.zeros(1, np.uint8), 0, 0)
+    found = _core.dataset_read_yolo(b"", *_PATH_TEXTS, b"", *texts_of([]), np.zeros(1, np.uint8), 0, 0, False)
     if found["unclean"][0]:
         return None
     size = int(found["height"][0]), int(found["width"][0])

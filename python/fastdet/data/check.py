@@ -106,7 +106,7 @@ def check_dataset(
     for split in _order(layout):
         try:
             sets[split] = open_dataset(
-                data, split, images=images, allow_outside=allow_outside, report=report.problems.append
+                data, split, images=images, allow_outside=allow_outside, polygons=True, report=report.problems.append
             )
         except DataError as error:
             if split == "" and layout.kind in ("pictures", "list"):

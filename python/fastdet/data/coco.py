@@ -26,7 +26,7 @@ from fastdet.data.dataset import (
     resolve_inside,
     strict,
 )
-from fastdet.data.index import Index, make_index
+from fastdet.data.index import MAX_COORDINATE, Index, make_index
 from fastdet.data.index_rows import IndexBuilder
 
 MAX_DEPTH = 64  # lists and objects in each other
@@ -44,7 +44,12 @@ class _Image:
 
 
 def read_coco(
-    annotation_file: str | Path, image_root: str | Path, *, allow_outside: bool = False, report: Report = strict
+    annotation_file: str | Path,
+    image_root: str | Path,
+    *,
+    allow_outside: bool = False,
+    polygons: bool = False,
+    report: Report = strict,
 ) -> Dataset:
     """Read a COCO detection file and check every entry of it.
 
@@ -55,6 +60,7 @@ def read_coco(
         annotation_file: JSON, UTF-8 with or without a byte order mark.
         image_root: folder to which every ``file_name`` is relative.
         allow_outside: accept picture paths that are absolute or lead out of ``image_root``.
+        polygons: read ``segmentation``, too: lists of polygons; run lengths, which crowds have, are none.
         report: called with each Problem; by default the first error is raised.
 
     Returns:
@@ -64,14 +70,23 @@ def read_coco(
         DataError: the file cannot be read, is not COCO, or one of its entries is wrong; names file and entry.
     """
     path = Path(annotation_file)
-    return Dataset.of(path, coco_index(path, Path(image_root), allow_outside=allow_outside, report=report))
+    options = CocoOptions(allow_outside, polygons)
+    return Dataset.of(path, coco_index(path, Path(image_root), options, report))
 
 
-def coco_index(path: Path, root: Path, *, allow_outside: bool, report: Report) -> Index:
+@dataclass(frozen=True)
+class CocoOptions:
+    """See ``read_coco``."""
+
+    allow_outside: bool
+    polygons: bool
+
+
+def coco_index(path: Path, root: Path, options: CocoOptions, report: Report) -> Index:
     """What ``read_coco`` reads, as columns. Raises DataError."""
     if not root.is_dir():
         _fail(path, f"the picture folder {root} does not exist")
-    index = _clean_index(path, root, allow_outside, report) or _checked_index(path, root, allow_outside, report)
+    index = _clean_index(path, root, options, report) or _checked_index(path, root, options, report)
     counts = np.diff(index.starts)
     if counts.max() > MAX_BOXES_PER_PICTURE:
         row = int(np.argmax(counts > MAX_BOXES_PER_PICTURE))
@@ -80,13 +95,14 @@ def coco_index(path: Path, root: Path, *, allow_outside: bool, report: Report) -
     return index
 
 
-def _clean_index(path: Path, root: Path, allow_outside: bool, report: Report) -> Index | None:
+def _clean_index(path: Path, root: Path, options: CocoOptions, report: Report) -> Index | None:
     """The index of a file in which every entry is right, read natively; None where something must be said about it."""
     if sys.getfilesystemencoding() != "utf-8":  # names are taken as they are written
         return None
-    found = _core.dataset_read_coco(os.fsencode(path))
+    found = _core.dataset_read_coco(os.fsencode(path), options.polygons)
     if found is None or (found.pop("suspicious") and report is not strict):
         return None
+    allow_outside = options.allow_outside
     real = root if allow_outside else root.resolve()
     prefix = os.fsencode(real / "x")[:-1]
     special = np.flatnonzero(_core.dataset_not_plain(prefix, found["paths"], found["path_starts"], not allow_outside))
@@ -118,21 +134,22 @@ def _replaced(letters: np.ndarray, starts: np.ndarray, rows: np.ndarray, texts: 
     return np.concatenate([*pieces, letters[at:]]), np.concatenate([[0], lengths.cumsum()])
 
 
-def _checked_index(path: Path, root: Path, allow_outside: bool, report: Report) -> Index:
+def _checked_index(path: Path, root: Path, options: CocoOptions, report: Report) -> Index:
     """The same entry by entry; what is wrong is reported."""
     content = _read_json(path)
     entries = _Entries(path, content, report)
     names, category_ids = _read_categories(entries)
-    images = _read_images(entries, root, allow_outside)
-    annotations = _read_annotations(entries, {image.id: image for image in images}, set(category_ids))
+    images = _read_images(entries, root, options.allow_outside)
+    known = {image.id: image for image in images}
+    annotations = _read_annotations(entries, known, set(category_ids), options.polygons)
     label_of = {identity: label for label, identity in enumerate(category_ids)}
     row_of = {image.id: row for row, image in enumerate(images)}
     builder = IndexBuilder()
     for image in images:
         builder.picture(image.id, image.path, image.size)
-    for each in annotations:
-        label = label_of[each.category_id]
-        builder.annotation(each.id, row_of[each.image_id], label, each.bbox, each.area, each.iscrowd)
+    for each, rings in annotations:
+        row, label = row_of[each.image_id], label_of[each.category_id]
+        builder.annotation(each.id, row, label, each.bbox, each.area, each.iscrowd, rings)
     return builder.index(names, category_ids)
 
 
@@ -241,10 +258,13 @@ def _read_images(entries: _Entries, root: Path, allow_outside: bool) -> list[_Im
     return images
 
 
-def _read_annotations(entries: _Entries, images: dict[int, _Image], category_ids: set[int]) -> tuple[Annotation, ...]:
+def _read_annotations(
+    entries: _Entries, images: dict[int, _Image], category_ids: set[int], polygons: bool
+) -> list[tuple[Annotation, list[list[float]]]]:
+    """Each with its polygons, where these are read."""
     seen: set[int] = set()
 
-    def read(entry: dict[str, Any], where: str) -> Annotation:
+    def read(entry: dict[str, Any], where: str) -> tuple[Annotation, list[list[float]]]:
         identity = _unique(_integer(entry, "id", 0, 2**63 - 1), seen)
         image_id = _integer(entry, "image_id", 0, 2**63 - 1)
         if image_id not in images:
@@ -262,13 +282,31 @@ def _read_annotations(entries: _Entries, images: dict[int, _Image], category_ids
         if not _is_number(area):
             raise _Fault("area", f"'area' must be a finite number, got {area!r:.100}")
         crowd = _integer(entry, "iscrowd", 0, 1) if "iscrowd" in entry else 0
+        rings = _polygons(entry) if polygons else []
         box = (float(bbox[0]), float(bbox[1]), float(bbox[2]), float(bbox[3]))
         bad = box_problem(box, images[image_id].size)
         if bad is not None:
             entries.report(Problem("warning", bad[0], entries.path, where, bad[1]))
-        return Annotation(identity, image_id, category_id, box, float(area), crowd)
+        return Annotation(identity, image_id, category_id, box, float(area), crowd), rings
 
-    return tuple(entries.each("annotations", read))
+    return entries.each("annotations", read)
+
+
+def _polygons(entry: dict[str, Any]) -> list[list[float]]:
+    found = entry.get("segmentation")
+    if found is None or isinstance(found, dict):  # a dict has run lengths
+        return []
+    if not isinstance(found, list):
+        raise _Fault("polygon", f"'segmentation' must be a list of polygons, got {found!r:.100}")
+    for number, ring in enumerate(found):
+        if not isinstance(ring, list) or not all(_is_number(value) and abs(value) <= MAX_COORDINATE for value in ring):
+            message = f"'segmentation[{number}]' must be finite numbers x1, y1, x2, y2, ..., got {ring!r:.100}"
+            raise _Fault("polygon", message)
+        if len(ring) < 6 or len(ring) % 2:
+            raise _Fault(
+                "polygon", f"'segmentation[{number}]' must have x and y of 3 points or more, got {len(ring)} numbers"
+            )
+    return found
 
 
 def _is_file_name(name: str) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import mmap
 import os
@@ -26,13 +27,15 @@ from fastdet.files import write_atomic
 
 __all__ = ["Index", "IndexFileError", "make_index", "open_index", "write_index"]
 
-MAGIC, VERSION = b"FDINDEX\n", 1
+MAGIC, VERSION = b"FDINDEX\n", 2
 HEADER = struct.Struct("<8sIIQ32s")
 PLACE = struct.Struct("<QQ")
 ALIGNMENT = 64
 BLOCK = 1 << 20  # bytes that are hashed, and rows that are checked, at a time
 MAX_SIDE = 65_535
-# name -> dtype, numbers a row. N pictures, M annotations, K classes.
+MAX_COORDINATE = 1e6  # of a polygon's point, in pixels to either side
+# name -> dtype, numbers a row. N pictures, M annotations, K classes, R polygons of P points together;
+# without polygons their columns have no rows.
 SECTIONS = {
     "about": ("u1", 1),  # JSON: names, category ids, prefix of the paths, notes
     "paths": ("u1", 1),  # all paths, one behind the other, without the prefix
@@ -48,7 +51,11 @@ SECTIONS = {
     "box": ("<f8", 4),  # x, y, width, height in pixels, as published
     "area": ("<f8", 1),
     "crowd": ("u1", 1),
+    "point": ("<f4", 2),  # x, y in pixels, as published
+    "ring_starts": ("<i8", 1),  # [R + 1] into point
+    "polygon_starts": ("<i8", 1),  # [M + 1] into rings: an object may have several, or none
 }
+POLYGONS = ("point", "ring_starts", "polygon_starts")
 
 
 class IndexFileError(ValueError):
@@ -79,6 +86,9 @@ class Index:
     box: np.ndarray
     area: np.ndarray
     crowd: np.ndarray
+    point: np.ndarray
+    ring_starts: np.ndarray
+    polygon_starts: np.ndarray
     notes: dict[str, Any] = dataclasses.field(default_factory=dict)
     file: tuple[str, str] | None = None
 
@@ -86,6 +96,17 @@ class Index:
         """Where picture ``row`` lies."""
         first, last = self.path_starts[row : row + 2].tolist()
         return Path(os.fsdecode(self.prefix + self.paths[first:last].tobytes()))
+
+    @property
+    def has_polygons(self) -> bool:
+        """Whether polygons were read, and there are some."""
+        return len(self.polygon_starts) > 0
+
+    def rings(self, row: int) -> tuple[np.ndarray, ...]:
+        """The polygons [n, 2] of annotation ``row``; views."""
+        first, last = self.polygon_starts[row : row + 2].tolist()
+        cuts = self.ring_starts[first : last + 1].tolist()
+        return tuple(self.point[start:end] for start, end in itertools.pairwise(cuts))
 
     def nbytes(self) -> int:
         """Bytes of all columns."""
@@ -107,6 +128,8 @@ def make_index(
 ) -> Index:
     """The index of ``columns``: those of ``SECTIONS`` but ``starts`` and ``order``, which are made here.
 
+    The columns of polygons may be left out.
+
     Raises:
         IndexFileError: the columns do not belong together.
     """
@@ -117,6 +140,7 @@ def make_index(
     rising = bool((picture[1:] >= picture[:-1]).all())
     columns["order"] = np.arange(len(picture)) if rising else np.argsort(picture, kind="stable")
     columns["starts"] = np.concatenate([[0], np.bincount(picture, minlength=count).cumsum()])
+    columns = {**dict.fromkeys(POLYGONS, ()), **columns}
     made: dict[str, Any] = {}
     for name, (dtype, width) in SECTIONS.items():
         if name != "about":
@@ -247,6 +271,8 @@ def _check(index: Index) -> None:
         raise IndexFileError("category_ids must be as many integers as there are names")
     _check_starts("path_starts", index.path_starts, len(index.paths))
     _check_starts("starts", index.starts, annotations)
+    if len(index.polygon_starts) or len(index.ring_starts) or len(index.point):
+        _check_polygons(index, annotations)
     ranges = {"height": (1, MAX_SIDE), "width": (1, MAX_SIDE), "crowd": (0, 1), "label": (0, len(index.names) - 1)}
     ranges |= {"order": (0, annotations - 1), "picture": (0, pictures - 1)}
     for name, (low, high) in ranges.items():
@@ -257,9 +283,22 @@ def _check(index: Index) -> None:
                 raise IndexFileError(f"{name} must lie in {low}..{high}")
 
 
-def _check_starts(name: str, starts: np.ndarray, end: int) -> None:
+def _check_polygons(index: Index, annotations: int) -> None:
+    if len(index.polygon_starts) != annotations + 1:
+        raise IndexFileError(f"polygon_starts must have {annotations + 1} rows, got {len(index.polygon_starts)}")
+    if not len(index.ring_starts):
+        raise IndexFileError("ring_starts must not be empty")
+    _check_starts("polygon_starts", index.polygon_starts, len(index.ring_starts) - 1)
+    _check_starts("ring_starts", index.ring_starts, len(index.point), least=3)
+    for first in range(0, len(index.point), BLOCK):
+        if not (np.abs(index.point[first : first + BLOCK]) <= MAX_COORDINATE).all():
+            raise IndexFileError(f"point must lie in {-MAX_COORDINATE:g}..{MAX_COORDINATE:g}")
+
+
+def _check_starts(name: str, starts: np.ndarray, end: int, least: int = 0) -> None:
     rises = all(
-        (np.diff(starts[first : first + BLOCK + 1]) >= 0).all() for first in range(0, max(len(starts) - 1, 1), BLOCK)
+        (np.diff(starts[first : first + BLOCK + 1]) >= least).all()
+        for first in range(0, max(len(starts) - 1, 1), BLOCK)
     )
     if starts[0] != 0 or starts[-1] != end or not rises:
-        raise IndexFileError(f"{name} must rise from 0 to {end}")
+        raise IndexFileError(f"{name} must rise from 0 to {end}{f' by {least} or more' if least else ''}")

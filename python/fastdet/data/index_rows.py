@@ -34,7 +34,11 @@ class Annotation:
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture with the boxes it is trained on: crowds removed, clipped to the picture, degenerate ones dropped."""
+    """One picture with the boxes it is trained on: crowds removed, clipped to the picture, degenerate ones dropped.
+
+    ``polygons`` has for each box a tuple of polygons [n, 2] float32 in pixels, as published: none, one, or one for
+    each visible part. It is None where polygons were not read.
+    """
 
     id: int
     path: Path
@@ -42,6 +46,7 @@ class Picture:
     width: int
     boxes: np.ndarray  # [M, 4] float32, x1 y1 x2 y2 in pixels
     labels: np.ndarray  # [M] int64, contiguous
+    polygons: tuple[tuple[np.ndarray, ...], ...] | None = None
 
 
 Row = TypeVar("Row")
@@ -104,7 +109,8 @@ class Pictures(_Rows[Picture]):
         corners[:, 1::2] = corners[:, 1::2].clip(0, height)
         solid = (corners[:, 2] > corners[:, 0]) & (corners[:, 3] > corners[:, 1])
         boxes, labels = corners[solid].astype(np.float32), index.label[own][solid].astype(np.int64)
-        return Picture(int(index.picture_id[row]), index.path(row), height, width, boxes, labels)
+        polygons = tuple(map(index.rings, own[solid].tolist())) if index.has_polygons else None
+        return Picture(int(index.picture_id[row]), index.path(row), height, width, boxes, labels, polygons)
 
 
 class Annotations(_Rows[Annotation]):
@@ -137,6 +143,7 @@ class IndexBuilder:
         self._pictures = {name: array("q") for name in ("picture_id", "height", "width")}
         self._rows = {name: array("q") for name in ("annotation_id", "picture", "label", "crowd")}
         self._numbers = {name: array("d") for name in ("box", "area")}
+        self._points, self._ring_starts, self._polygon_starts = array("f"), array("q", [0]), array("q", [0])
 
     def picture(self, identity: int, path: str | os.PathLike[str], size: tuple[int, int]) -> int:
         """Add a picture of (height, width); returns its row."""
@@ -146,14 +153,29 @@ class IndexBuilder:
         return len(self._paths) - 1
 
     def annotation(
-        self, identity: int, picture: int, label: int, box: tuple[float, ...], area: float, crowd: int
+        self,
+        identity: int,
+        picture: int,
+        label: int,
+        box: tuple[float, ...],
+        area: float,
+        crowd: int,
+        polygons: Sequence[Sequence[float]] = (),
     ) -> None:
-        """Add an object of the picture in row ``picture``, which may come later; ``box`` x, y, width, height."""
+        """Add an object of the picture in row ``picture``, which may come later; ``box`` x, y, width, height.
+
+        Args:
+            polygons: x1, y1, x2, y2, ... of each.
+        """
         values = {"annotation_id": identity, "picture": picture, "label": label, "crowd": crowd}
         for name, value in values.items():
             self._rows[name].append(value)
         self._numbers["box"].extend(box)
         self._numbers["area"].append(area)
+        for polygon in polygons:
+            self._points.extend(polygon)
+            self._ring_starts.append(len(self._points) // 2)
+        self._polygon_starts.append(len(self._ring_starts) - 1)
 
     @property
     def annotations(self) -> int:
@@ -164,6 +186,8 @@ class IndexBuilder:
         """What was collected."""
         paths = FileNames.of(self._paths)
         columns = {**self._pictures, **self._rows, **self._numbers}
+        if self._points:
+            columns |= {"point": self._points, "ring_starts": self._ring_starts, "polygon_starts": self._polygon_starts}
         return make_index(
             names,
             category_ids,

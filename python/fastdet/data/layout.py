@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fastdet.data.coco import coco_index
+from fastdet.data.coco import CocoOptions, coco_index
 from fastdet.data.dataset import DataError, Dataset, Problem, Report, read_text, real_inside, resolve_inside, strict
 from fastdet.data.file_names import FileNames
 from fastdet.data.index import Index
@@ -85,6 +85,7 @@ def open_dataset(
     images: str | os.PathLike[str] | None = None,
     names: Sequence[str] | None = None,
     allow_outside: bool = False,
+    polygons: bool = False,
     cache: str | os.PathLike[str] | None = None,
     report: Report = strict,
 ) -> Dataset:
@@ -96,6 +97,8 @@ def open_dataset(
         images: folder of the pictures of a COCO file; by default ``images/SPLIT``, ``images``, ``SPLIT`` or the folder.
         names: the classes in order, for VOC, which does not number them; by default all in its files, sorted.
         allow_outside: accept files that are absolute, or lie outside the data set's folder after following links.
+        polygons: read the polygons of COCO (``segmentation``; run lengths are none) and of YOLO label lines, too:
+            ``Picture.polygons``, which copy-paste cuts objects out by. A polygon that is none is an error then.
         cache: folder in which the index of what was read is kept for the next time, by default that of the environment
             variable ``FASTDET_CACHE``; without either nothing is kept.
         report: called with each Problem; by default the first error is raised. What is kept is then not used.
@@ -113,13 +116,13 @@ def open_dataset(
     root = Path(os.path.realpath(layout.path if layout.path.is_dir() else layout.path.parent))
     options: dict[str, Any] = {"allow_outside": allow_outside, "report": report}
     if layout.kind == "coco":
-        source = _coco_source(place, _coco_images(layout, key, images), options)
+        source = _coco_source(place, _coco_images(layout, key, images), CocoOptions(allow_outside, polygons), report)
     elif layout.kind == "voc":
         source = _voc_source(layout, key, root, names, options)
     elif layout.kind == "yolo":
         told = read_yaml(place, allow_outside=allow_outside)
         files = told.files(key, report)
-        rules = LabelRules(told.root, len(told.names), told.keypoint_values, allow_outside)
+        rules = LabelRules(told.root, len(told.names), told.keypoint_values, allow_outside, polygons)
         source = _yolo_source(place, files, told.names, rules, report)
     else:
         listed = in_list if layout.kind == "list" else in_folder
@@ -144,14 +147,14 @@ class _Source:
     read: Callable[[], Index]
 
 
-def _coco_source(place: Path, images: Path, options: dict[str, Any]) -> _Source:
+def _coco_source(place: Path, images: Path, options: CocoOptions, report: Report) -> _Source:
     def read() -> Index:
-        index = coco_index(place, images, **options)
+        index = coco_index(place, images, options, report)
         # a link below the folder decides what a name leads to
-        folders = [] if options["allow_outside"] else folder_stamps(index)
+        folders = [] if options.allow_outside else folder_stamps(index)
         return replace(index, notes={"folders": folders})
 
-    about = {"images": str(images), "allow_outside": options["allow_outside"]}
+    about = {"images": str(images), **vars(options)}
     return _Source(place, about, lambda: file_stamps([str(place), str(images)]), read)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from fastdet.data.augmentation import Sample
 from fastdet.data.dataset import DataError, Picture
+from fastdet.data.polygons import joined
 from fastdet.image_files import ImageError, read_reduced
 
 __all__ = ["PictureCache", "read_picture"]
@@ -35,7 +36,11 @@ class PictureCache:
         return len(self._pictures)
 
     def __call__(self, index: int) -> Sample:
-        """Picture ``index`` as RGB, boxes in the pixels of what was decoded. Raises DataError naming the file."""
+        """Picture ``index`` as RGB, boxes in the pixels of what was decoded; polygons where all of its boxes have some.
+
+        Raises:
+            DataError: it cannot be read; names the file.
+        """
         picture = self._pictures[index]
         image = self._images.get(index)
         if image is None:
@@ -45,12 +50,15 @@ class PictureCache:
                 if self._room >= needed and index not in self._images:
                     self._room -= needed
                     self._images[index] = image
-        boxes = picture.boxes
+        boxes, polygons = picture.boxes, None
+        if picture.polygons is not None and all(picture.polygons):
+            polygons = tuple(map(joined, picture.polygons))
         height, width = image.shape[:2]
         if (height, width) != (picture.height, picture.width):
             ratio = (width / picture.width, height / picture.height)
             boxes = (boxes * np.array(ratio * 2)).astype(np.float32)
-        return Sample(image, boxes, picture.labels)
+            polygons = polygons and tuple(each * ratio for each in polygons)
+        return Sample(image, boxes, picture.labels, polygons)
 
 
 def read_picture(picture: Picture, draft: tuple[int, int] | None = None) -> np.ndarray:

@@ -38,11 +38,12 @@ SLACK = 0.01  # how far a coordinate may lie outside [0, 1]; rounding does that
 
 @dataclass(frozen=True)
 class LabelRow:
-    """One line of a label file: ``box`` cx, cy, w, h as fractions of the picture."""
+    """One line of a label file: ``box`` cx, cy, w, h and ``polygon`` x1, y1, x2, ... as fractions of the picture."""
 
     line: int
     label: int
     box: tuple[float, float, float, float]
+    polygon: tuple[float, ...] = ()
 
 
 def read_labels(path: str | Path, classes: int, *, keypoint_values: int = 0, report: Report = strict) -> list[LabelRow]:
@@ -95,7 +96,9 @@ def _is_polygon(columns: int, keypoint_values: int) -> bool:
     return True
 
 
-def _parse(words: list[str], polygon: bool, classes: int) -> tuple[int, tuple[float, float, float, float]]:
+def _parse(
+    words: list[str], polygon: bool, classes: int
+) -> tuple[int, tuple[float, float, float, float], tuple[float, ...]]:
     try:
         # float() reads words of other scripts and underscores too
         if not all(word.isascii() and "_" not in word for word in words):
@@ -115,10 +118,11 @@ def _parse(words: list[str], polygon: bool, classes: int) -> tuple[int, tuple[fl
     if not -SLACK <= min(shape) <= max(shape) <= 1 + SLACK:
         hint = "; are these pixels?" if max(shape) > 2 else ""
         raise _Fault("box-outside", f"coordinates must lie in [0, 1], got {min(shape):g} to {max(shape):g}{hint}")
+    points = tuple(shape) if polygon else ()
     if polygon:
         x, y = shape[0::2], shape[1::2]
         shape = [(min(x) + max(x)) / 2, (min(y) + max(y)) / 2, max(x) - min(x), max(y) - min(y)]
-    return int(values[0]), (shape[0], shape[1], shape[2], shape[3])
+    return int(values[0]), (shape[0], shape[1], shape[2], shape[3]), points
 
 
 def label_path(picture: Path, root: Path) -> Path:
@@ -133,12 +137,16 @@ def label_path(picture: Path, root: Path) -> Path:
 
 @dataclass(frozen=True)
 class LabelRules:
-    """How label files are read; ``classes`` 0: not at all. They must not lead out of ``root``, itself without links."""
+    """How label files are read; ``classes`` 0: not at all. They must not lead out of ``root``, itself without links.
+
+    ``polygons``: they are kept, beside their boxes.
+    """
 
     root: Path
     classes: int
     keypoint_values: int
     allow_outside: bool
+    polygons: bool = False
 
 
 def label_names(files: FileNames, root: Path) -> FileNames:
@@ -163,19 +171,16 @@ def yolo_index(files: Sequence[str], names: tuple[str, ...], rules: LabelRules, 
     clean = _read_clean(files, rules)
     counts = clean["counts"]
     keep = np.ones(len(files), bool)
-    boxes, labels, at = [], [], 0
-    ends = counts.cumsum()
+    objects = _Spliced(clean)
     for row in np.flatnonzero(clean["unclean"]).tolist():
         found = _read_picture(Path(files[row]), rules, report)
         if found is None:
             keep[row] = False
             continue
-        (clean["height"][row], clean["width"][row]), rows = found
-        counts[row] = len(rows)
-        boxes += [clean["box"][at : ends[row]], np.array([box for _, box in rows], np.float64).reshape(-1, 4)]
-        labels += [clean["label"][at : ends[row]], np.array([label for label, _ in rows], np.int32)]
-        at = ends[row]
-    box = np.concatenate([*boxes, clean["box"][at:]]) if boxes else clean["box"]
+        (clean["height"][row], clean["width"][row]), own = found
+        counts[row] = len(own)
+        objects.put(row, own)
+    label, box, corners, point = objects.columns()
     kept = files.keep(keep)
     return make_index(
         names,
@@ -189,19 +194,70 @@ def yolo_index(files: Sequence[str], names: tuple[str, ...], rules: LabelRules, 
         width=clean["width"][keep],
         annotation_id=np.arange(len(box)),
         picture=np.repeat(np.arange(len(kept)), counts[keep]),
-        label=np.concatenate([*labels, clean["label"][at:]]),
+        label=label,
         box=box,
         area=box[:, 2] * box[:, 3],
         crowd=np.zeros(len(box), np.uint8),
+        **_polygon_columns(corners, point),
     )
+
+
+def _polygon_columns(corners: np.ndarray, point: np.ndarray) -> dict[str, np.ndarray]:
+    """Of objects with ``corners`` [M] points each; none where nothing has any."""
+    if not len(point):
+        return {}
+    has = corners > 0
+    starts = {"ring_starts": corners[has], "polygon_starts": has}
+    return {"point": point} | {name: np.concatenate([[0], counts]).cumsum() for name, counts in starts.items()}
+
+
+class _Spliced:
+    """What was read natively of all pictures, and between it what was read in Python of some."""
+
+    NAMES = ("label", "box", "corners", "point")
+
+    def __init__(self, clean: dict[str, Any]) -> None:
+        self._clean = clean
+        self._ends = clean["counts"].cumsum()  # in the native columns
+        self._pieces: dict[str, list[np.ndarray]] = {name: [] for name in self.NAMES}
+        self._at = self._point = 0
+
+    def put(self, row: int, objects: list[_Object]) -> None:
+        """Put those of picture ``row`` in their place; rows rise."""
+        self._take(int(self._ends[row]))
+        made: dict[str, np.ndarray] = {
+            "label": np.array([each.label for each in objects], np.int32),
+            "box": np.array([each.box for each in objects], np.float64).reshape(-1, 4),
+            "corners": np.array([len(each.polygon) for each in objects], np.int64),
+            "point": np.concatenate([np.zeros((0, 2), np.float32), *(each.polygon for each in objects)]),
+        }
+        for name, column in made.items():
+            self._pieces[name].append(column)
+
+    def _take(self, end: int) -> None:
+        """The native ones up to ``end``."""
+        clean = self._clean
+        point = self._point + int(clean["corners"][self._at : end].sum())
+        for name in self.NAMES:
+            piece = clean[name][self._point : point] if name == "point" else clean[name][self._at : end]
+            self._pieces[name].append(piece)
+        self._at, self._point = end, point
+
+    def columns(self) -> list[np.ndarray]:
+        """All of ``NAMES``."""
+        if not self._at and not self._pieces["box"]:
+            return [self._clean[name] for name in self.NAMES]
+        self._take(len(self._clean["box"]))
+        return [np.concatenate(self._pieces[name]) for name in self.NAMES]
 
 
 def _read_clean(files: FileNames, rules: LabelRules) -> dict[str, Any]:
     """What is read natively; ``unclean`` marks the rest."""
     labels = label_names(files, rules.root) if rules.classes else FileNames.of([])
     left = _outside(labels, rules) if rules.classes else np.zeros(len(files), np.uint8)
-    columns = (os.fsencode(labels.prefix), labels.letters, labels.starts, left, rules.classes, rules.keypoint_values)
-    return _core.dataset_read_yolo(os.fsencode(files.prefix), files.letters, files.starts, *columns)
+    columns = (os.fsencode(labels.prefix), labels.letters, labels.starts, left)
+    numbers = (rules.classes, rules.keypoint_values, rules.polygons)
+    return _core.dataset_read_yolo(os.fsencode(files.prefix), files.letters, files.starts, *columns, *numbers)
 
 
 def _outside(labels: FileNames, rules: LabelRules) -> np.ndarray:
@@ -217,8 +273,15 @@ Size = tuple[int, int]  # height, width
 Box = tuple[float, float, float, float]  # x, y, width, height in pixels
 
 
-def _read_picture(file: Path, rules: LabelRules, report: Report) -> tuple[Size, list[tuple[int, Box]]] | None:
-    """Size and (label, box) of each object of a picture; None when it is left out."""
+@dataclass(frozen=True)
+class _Object:
+    label: int
+    box: Box
+    polygon: np.ndarray  # [n, 2] float32 in pixels; n is 0 for a box
+
+
+def _read_picture(file: Path, rules: LabelRules, report: Report) -> tuple[Size, list[_Object]] | None:
+    """Size and objects of a picture; None when it is left out."""
     try:
         size = read_size(file)
     except ImageError as error:
@@ -234,7 +297,15 @@ def _read_picture(file: Path, rules: LabelRules, report: Report) -> tuple[Size, 
     except DataError as error:
         report(problem_of(error, labels, "label-file"))
         return size, []
-    return size, [(row.label, _pixels(row, size, labels, report)) for row in rows]
+    return size, [
+        _Object(row.label, _pixels(row, size, labels, report), _polygon(row if rules.polygons else None, size))
+        for row in rows
+    ]
+
+
+def _polygon(row: LabelRow | None, size: Size) -> np.ndarray:
+    points = np.array(row.polygon if row else (), np.float64).reshape(-1, 2)
+    return (points * (size[1], size[0])).astype(np.float32)
 
 
 def _pixels(row: LabelRow, size: Size, path: Path, report: Report) -> Box:

@@ -20,6 +20,7 @@ from torch.utils import deterministic as _deterministic
 
 from fastdet import models
 from fastdet.data import Dataset, open_dataset
+from fastdet.data.augmentation import Recipe
 from fastdet.data.coco import read_coco
 from fastdet.data.loader import Batch, Loader, PictureCache
 from fastdet.evaluation import Metrics, evaluate
@@ -61,8 +62,10 @@ def train(config: TrainConfig, on_step: Callable[[int, dict[str, float]], None] 
         ValueError: the settings contradict each other or the training to resume. RuntimeError: cannot write.
     """
     folder = prepare_output(Path(config.output), config.resume)
-    train_set = _without(_open(config, config.train_split, config.train_annotations), config.exclude)
-    val_set = _open(config, config.val_split, config.val_annotations)
+    augmentation = config.augmentation()
+    polygons = isinstance(augmentation, Recipe) and augmentation.copy_paste > 0
+    train_set = _without(_open(config, config.train_split, config.train_annotations, polygons), config.exclude)
+    val_set = _open(config, config.val_split, config.val_annotations, polygons=False)
     if train_set.names != val_set.names:
         raise ValueError(f"train: classes differ: {train_set.names} to train on, {val_set.names} to choose on")
     if len(train_set) < config.batch_size:
@@ -243,11 +246,12 @@ def reproducible(config: TrainConfig) -> Iterator[None]:
         torch.use_deterministic_algorithms(strict)
 
 
-def _open(config: TrainConfig, split: str, annotations: str | None) -> Dataset:
+def _open(config: TrainConfig, split: str, annotations: str | None, polygons: bool) -> Dataset:
     data = Path(config.data)
     if annotations is None:
-        return open_dataset(data, split, allow_outside=config.allow_outside)
-    return read_coco(data / annotations, data / config.images, allow_outside=config.allow_outside)
+        return open_dataset(data, split, allow_outside=config.allow_outside, polygons=polygons)
+    images = data / config.images
+    return read_coco(data / annotations, images, allow_outside=config.allow_outside, polygons=polygons)
 
 
 def _without(dataset: Dataset, exclude: tuple[str, ...]) -> Dataset:

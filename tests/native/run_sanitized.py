@@ -26,10 +26,11 @@ TESTS = (
     "tests/ops",
     "tests/models/test_cpu_graph.py",
     "tests/evaluation",
+    "tests/data/test_file_names.py",
     "tests/data/test_native_coco.py",
     "tests/data/test_native_yolo.py",
 )
-SMALL = "(numpy-plain or numpy-strided or cuda-forward or cpu_graph or evaluation or test_native) and not large"
+SMALL = "(numpy-plain or numpy-strided or cuda-forward or cpu_graph or evaluation or test_native or file_names) and not large"
 # Without tracing by torch, which runs no other native code, and without the tests of size, which would take hours here.
 ALL = "not torch_library and not million_boxes and not all_equal_scores"
 OPTIONS = {

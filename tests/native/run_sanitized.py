@@ -30,7 +30,8 @@ TESTS = (
     "tests/data/test_native_coco.py",
     "tests/data/test_native_yolo.py",
 )
-SMALL = "(numpy-plain or numpy-strided or cuda-forward or cpu_graph or evaluation or test_native or file_names) and not large"
+SMALL = "(numpy-plain or numpy-strided or cuda-forward or cpu_graph or evaluation or test_native or file_names)"
+SMALL += " and not large"
 # Without tracing by torch, which runs no other native code, and without the tests of size, which would take hours here.
 ALL = "not torch_library and not million_boxes and not all_equal_scores"
 OPTIONS = {

@@ -18,20 +18,13 @@
 #include <vector>
 
 #include "core/check.h"
+#include "core/platform.h"
 
 namespace fastdet {
 namespace {
 
 // How long a thread looks for what it waits for before it sleeps: to wake one takes as long as a short call works.
 constexpr auto kLooking = std::chrono::microseconds(40);
-
-void pause_thread() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
 
 // Whether `holds` does within kLooking.
 template <typename Condition>
@@ -41,7 +34,7 @@ bool comes_soon(const Condition& holds) {
   do {
     for (int i = 0; i < looks; ++i) {
       if (holds()) return true;
-      pause_thread();
+      FD_PAUSE();
     }
   } while (std::chrono::steady_clock::now() < end);
   return holds();

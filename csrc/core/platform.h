@@ -64,3 +64,12 @@ inline constexpr bool kEmulated = false;
 #define FD_X86_TARGETS 1
 #define FD_TARGET(isa) __attribute__((target(isa)))
 #endif
+
+// FD_PAUSE: what a thread does between two looks at something, for the sake of the other thread of its core.
+#if defined(__x86_64__) && defined(__GNUC__)
+#define FD_PAUSE() __builtin_ia32_pause()
+#elif defined(__aarch64__) && defined(__GNUC__)
+#define FD_PAUSE() asm volatile("yield")
+#else
+#define FD_PAUSE() static_cast<void>(0)
+#endif

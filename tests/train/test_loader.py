@@ -343,13 +343,14 @@ def test_a_killed_worker_is_started_again_once(shapes):
 
 
 SCRIPT = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from fastdet.data.augmentation import Augmentation
 from fastdet.data.coco import read_coco
 from fastdet.data.loader import Loader
 
 def main():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in a shell's background
     root = Path(sys.argv[1])
     data = read_coco(root / "annotations/train.json", root / "images")
     loader = Loader(data, Augmentation(), size=(64, 64), batch_size=2, workers=2, worker_kind="process")

@@ -34,6 +34,7 @@ CHOSEN = (
     ("ms_deform_attn", "forward and backward, RT-DETRv2-L decoder, batch 1"),
     ("rep_conv2d", "3x3 64-64 at 80x80, NCHW float32"),
     ("compose", "8 mosaics of 4, affine"),
+    ("augmentation", "8 samples of yolov8"),
     ("evaluate", "5,000 pictures, 36,000"),
     ("accelerate", "rtdetrv2-l"),
     ("latency", "yolo11n, float32"),

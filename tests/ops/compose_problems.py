@@ -26,6 +26,23 @@ def mask(height, width, seed=0):
     return coarse.repeat(3, 0).repeat(3, 1)[:height, :width] * 255
 
 
+def disc(height, width):
+    """An ellipse that fills the picture, as a pasted object's mask does."""
+    y, x = np.ogrid[:height, :width]
+    return (np.hypot((x + 0.5) / width - 0.5, (y + 0.5) / height - 0.5) < 0.5).astype(np.uint8)
+
+
+def pasted(count=12, side=128):
+    """A mosaic with objects over it and over each other."""
+    rng = np.random.default_rng(count)
+    tiles = mosaic(side // 2)
+    for i in range(count):
+        height, width = (int(n) for n in rng.integers(20, 60, 2))
+        left, top = (int(n) for n in rng.integers(-10, side - 20, 2))
+        tiles.append(Tile(picture(height, width, seed=i), left, top, None, disc(height, width)))
+    return tiles
+
+
 def tables(seed=0):
     """Tables of the usual kind, hues beyond 179 among them."""
     rng = np.random.default_rng(seed)

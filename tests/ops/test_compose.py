@@ -14,6 +14,7 @@ from compose_problems import (
     mask,
     mosaic,
     one,
+    pasted,
     picture,
     projective,
     random_composition,
@@ -94,6 +95,8 @@ CASES = [
             )
         ],
     ),
+    case("pasted", lambda: [one(*pasted(), canvas=(128, 128), matrix=affine(0, 0.9, (-7.3, 4)))], size=(90, 101)),
+    case("pasted-turned", lambda: [one(*pasted(20), canvas=(128, 128), matrix=TURN, hsv=tables())], size=(90, 101)),
     case("one-pixel", lambda: [one(Tile(picture(1, 1)), canvas=(1, 1), matrix=affine(scale=9.5))], size=(11, 13)),
     case("upright", lambda: [one(*mosaic(64), canvas=(128, 128), matrix=affine(0, 0.7, (3.3, -5.2)), hsv=tables())]),
     case(

@@ -133,19 +133,22 @@ class Composer {
     const std::int64_t rows = picture.flip_vertical ? -kRowsAhead : kRowsAhead;
     const std::int64_t step_x = std::llrint(std::fmod(layer.map[1], 1024.0f) * static_cast<float>(rows));
     const std::int64_t step_y = std::llrint(std::fmod(layer.map[4], 1024.0f) * static_cast<float>(rows));
-    ComposeCell cell;  // empty: holds nothing
+    static const ComposeCell nothing;  // holds no position
+    const ComposeCell* cell = &nothing;
     for (std::int32_t i = 0; i < width;) {
-      if (!cell.holds(at.x[i], at.y[i])) cell = cells.at(at.x[i], at.y[i]);
-      const std::int32_t size = cell.dense ? loops_.run(at, i, width, cell) : 0;
+      if (!cell->holds(at.x[i], at.y[i])) cell = &cells.at(at.x[i], at.y[i]);
+      std::int32_t size = cell->dense ? loops_.run(at, i, width, *cell) : 0;
+      const ComposeTile* tile = nullptr;
+      if (size > 0) size = cells.run(*cell, at.x + i, at.y + i, size, &tile);
       if (size == 0) {
         loops_.sample(params_.tiles, layer, picture.fill, at, i, i + 1, planes);
         ++i;
         continue;
       }
-      if (cell.tile == nullptr) {
+      if (tile == nullptr) {
         for (int c = 0; c < 3; ++c) std::memset(planes[c] + i, picture.fill[c], static_cast<std::size_t>(size));
       } else {
-        interpolate(*cell.tile, at, i, i + size, step_y * cell.tile->row_stride + 3 * step_x, planes);
+        interpolate(*tile, at, i, i + size, step_y * tile->row_stride + 3 * step_x, planes);
       }
       i += size;
     }

@@ -185,6 +185,7 @@ def run_tests(package: Path, tests: list[str], seconds: float, extra: list[str])
             os.dup2(log.fileno(), 1), os.dup2(log.fileno(), 2)
         os.chdir(TREE)
         sys.path[:0] = [str(package)]
+        os.environ["PYTHONPATH"] = str(package)  # for tests that start another interpreter
         os.environ["FASTDET_CUDA_LIB"] = "left out"  # so that no conftest builds it
         os.environ["FASTDET_NUM_THREADS"] = "3"  # so that what threads must not share is told
         code = 1

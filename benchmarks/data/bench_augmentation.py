@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole augmented sample against OpenCV and NumPy: random numbers, boxes and pixels of the recipes of YOLOv5 and YOLOv8.
+"""A whole augmented sample against OpenCV and NumPy: random numbers, boxes and pixels of YOLOv5's and YOLOv8's recipes.
 
-Pictures are decoded already. The peer draws the numbers of ``Stream`` in the recipe's order, so that both make the same
-sample and can be compared; drawing them costs it 0.01 ms of 5. For the rest it is OpenCV and NumPy as well as we know to
-write it: one canvas kept for each thread, all boxes of a mosaic in one array, the three tables of colours applied at
-once, everything written where it belongs. Eight samples are timed; the peer is given its threads inside each call, or,
-faster, a sample a thread with OpenCV's own threads off. Ours has both ways, too.
+Pictures are decoded already. The peer draws the numbers of ``Stream`` in the recipe's order, so that both make the
+same sample and can be compared; drawing them costs it 0.01 ms of 5. For the rest it is OpenCV and NumPy as well as we
+know to write it: one canvas kept for each thread, all boxes of a mosaic in one array, the three tables of colours
+applied at once, everything written where it belongs. Eight samples are timed; the peer is given its threads inside each
+call, or, faster, a sample a thread with OpenCV's own threads off. Ours has both ways, too.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SIZE, COUNT, PICTURES = 640, 8, 64
 
 
 class Cells:
-    """Pictures of BCCD (480 x 640) where they are at hand, else smooth random ones of that size; up to 20 boxes each."""
+    """Pictures of BCCD (480 x 640) where they are at hand, else smooth random ones of that size; random boxes."""
 
     def __init__(self) -> None:
         rng = np.random.default_rng(0)
@@ -113,7 +113,7 @@ def opencv_sample(index: int, cells: Cells, recipe: Recipe, out: np.ndarray) -> 
     for chance in (recipe.mosaic, recipe.mosaic9):
         stream.chance(chance)
     canvas, boxes, labels = _mosaic(index, cells, stream, recipe)
-    stream.uniform(), stream.uniform(), stream.uniform()  # two of the perspective, angle: these recipes have none
+    stream.uniform(), stream.uniform(), stream.uniform()  # perspective, angle: these recipes have none
     scale = stream.uniform(*recipe.scale)
     stream.uniform(), stream.uniform()  # shear
     x, y = (0.5 + stream.around_zero(recipe.translate) for _ in range(2))
@@ -141,7 +141,7 @@ def opencv_sample(index: int, cells: Cells, recipe: Recipe, out: np.ndarray) -> 
 
 
 def agree(ours: Result, theirs: Result) -> bool:
-    """Boxes to the last bits; pixels but for a few in the last columns of the warp, at either side of a mirrored one."""
+    """Boxes to the last bits; pixels but for a few in the last columns of the warp, mirrored or not."""
     different = (ours.images != theirs.images).any(-1)
     return bool(
         different[:, :, 16:-16].sum() == 0

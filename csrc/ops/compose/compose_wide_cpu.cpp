@@ -18,7 +18,7 @@ namespace fastdet {
 namespace {
 
 #define FD_COMPOSE_WIDE FD_TARGET("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx2,fma")
-#define FD_COMPOSE_WIDE_INLINE FD_COMPOSE_WIDE __attribute__((always_inline)) inline
+#define FD_COMPOSE_WIDE_INLINE FD_COMPOSE_WIDE FD_HD
 
 constexpr __mmask64 kWordBytes = 0x5555555555555555u;  // the lower byte of every 16-bit word
 

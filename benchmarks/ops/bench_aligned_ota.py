@@ -5,10 +5,10 @@ What the work costs, for A priors of which n are valid, C classes, M ground trut
 
 - published: about 12 element-wise passes over [n, M, C] float32 (32 M elements, 128 MB each), 3 GB moved, and two
   logarithms per element, 64 M. At 10 GB/s some 300 ms; at the peak four or five such arrays lie side by side.
-- here: A C scores read once (2.7 MB), one logarithm each (0.7 M). Per ground truth two scans of the n valid priors, 7
-  floats each, 22 MB in all from the cache, with some 30 operations per pair. Three logarithms only for pairs inside, a
+- here: A C scores read once (2.7 MB), one logarithm each (0.7 M). Per ground truth one scan of the n valid priors, 5
+  floats each, 8 MB in all from the cache, with some 30 operations per pair. Three logarithms only for pairs inside, a
   few thousand. At about 1 ns per logarithm and per visit of a pair: 1 to 2 ms on one thread.
-  Memory: 44 bytes per prior, 36 + 4 top-k bytes per ground truth: 0.4 MB; no array over pairs.
+  Memory: 62 bytes per prior, 36 + 4 top-k bytes per ground truth: 0.5 MB; no array over pairs.
 """
 
 from __future__ import annotations

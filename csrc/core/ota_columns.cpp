@@ -308,6 +308,17 @@ std::int64_t select_apart(const Candidates& c, std::int64_t chunks, std::int64_t
 }
 
 FD_TARGET_CLONES
+void row_ious(std::int64_t n, const Rows& r, std::int64_t first, const Box& given, float min_union, float* FD_RESTRICT iou) {
+  const float *x1 = r.x1 + first, *y1 = r.y1 + first, *x2 = r.x2 + first, *y2 = r.y2 + first;
+  const Box box = given;
+  const float area = box_area(box);
+  for (std::int64_t i = 0; i < n; ++i) {
+    const Box row = {x1[i], y1[i], x2[i], y2[i]};
+    iou[i] = pair_iou(box, area, row, box_area(row), min_union);
+  }
+}
+
+FD_TARGET_CLONES
 std::int64_t rows_around(std::int64_t n, const Rows& r, std::int64_t first, float x, float y, float reach,
                          std::int32_t* FD_RESTRICT inside) {
   const float *x1 = r.x1 + first, *y1 = r.y1 + first, *x2 = r.x2 + first, *y2 = r.y2 + first;

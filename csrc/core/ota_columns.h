@@ -119,6 +119,8 @@ std::int64_t select_overlapping(const Candidates& c, const Block& block, std::in
 // Apart, but with `outside` not inside: position.
 std::int64_t select_apart(const Candidates& c, std::int64_t chunks, std::int64_t* next, const GroundTruth& gt, bool outside,
                           float min_union, float limit, std::int32_t* position);
+// IoUs of n ground truths with a box, n a multiple of kChunk.
+void row_ious(std::int64_t n, const Rows& r, std::int64_t first, const Box& box, float min_union, float* iou);
 // In which of n ground truths one candidate lies; returns how many.
 std::int64_t rows_around(std::int64_t n, const Rows& r, std::int64_t first, float x, float y, float reach, std::int32_t* inside);
 

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <limits>
 #include <numeric>
+#include <utility>
 
 #include "core/best_list.h"
 #include "core/dispatch.h"
@@ -248,38 +249,49 @@ void choose(const Passes& pass, std::int64_t g) {
 
 // ---- who owns what, and the results ----
 
-// The cheapest of all ground truths for one candidate.
-std::int32_t cheapest_row(const Passes& pass, std::int64_t at) {
+// Gives each of n contested candidates, up to kTile, to the cheapest of all ground truths.
+void resolve(const Passes& pass, std::int64_t n, const std::int32_t* position) {
   const Image& image = pass.image;
   const Candidates& c = image.candidates;
   const TensorView& scores = pass.p.scores;
-  const Box box = {c.x1[at], c.y1[at], c.x2[at], c.y2[at]};
-  std::uint64_t best = kNoKey;
-  std::int32_t inside[kTile];
+  std::uint64_t best[kTile];
+  std::int32_t inside[kTile], candidate[kTile], row[kTile], row_inside[kTile];
+  float iou[kTile];
   Pairs pairs;
-  for (std::int64_t first = 0; first < image.count[1]; first += kTile) {
-    const std::int64_t n = std::min(kTile, image.count[1] - first);
-    if (pass.p.listed) std::fill(inside, inside + n, 1);
-    const bool any = pass.p.listed || rows_around(n, image.rows, first, c.x[at], c.y[at], c.reach[at], inside) > 0;
-    pairs.count = 0;
-    for (std::int64_t i = 0; i < n; ++i) {
-      if (any && inside[i] == 0) continue;  // not the cheapest of this tile, so not of all
-      const GroundTruth gt = row_at(image.rows, first + i);
-      const std::int64_t slot = pairs.count++;
-      pairs.position[slot] = static_cast<std::int32_t>(i);
-      pairs.class_sum[slot] = c.class_sum[at];
-      pairs.factor[slot] = c.factor[at];
-      pairs.iou[slot] = pair_iou(box, gt.box, gt.area, pass.rule.min_union);
-      pairs.score[slot] =
-          load_number<float>(scores, pass.b * scores.stride[0] + c.source[at] * scores.stride[1] + gt.label * scores.stride[2]);
-    }
+  const auto price_all = [&] {
     find_costs(pass, &pairs);
     for (std::int64_t i = 0; i < pairs.count; ++i) {
-      const std::int32_t position = pairs.position[i];
-      best = std::min(best, pair_key(inside[position] != 0, pairs.cost[i], static_cast<std::int32_t>(first) + position));
+      std::uint64_t& least = best[candidate[i]];
+      least = std::min(least, pair_key(inside[i] != 0, pairs.cost[i], row[i]));
+    }
+    pairs.count = 0;
+  };
+  std::fill(best, best + n, kNoKey);
+  for (std::int64_t k = 0; k < n; ++k) {
+    const std::int64_t at = position[k];
+    const std::int64_t from = pass.b * scores.stride[0] + c.source[at] * scores.stride[1];
+    for (std::int64_t first = 0; first < image.count[1]; first += kTile) {
+      const std::int64_t rows = std::min(kTile, image.count[1] - first);
+      row_ious(ceil_div(rows, kChunk) * kChunk, image.rows, first, {c.x1[at], c.y1[at], c.x2[at], c.y2[at]}, pass.rule.min_union,
+               iou);
+      if (pass.p.listed) std::fill(row_inside, row_inside + rows, 1);
+      const bool any = pass.p.listed || rows_around(rows, image.rows, first, c.x[at], c.y[at], c.reach[at], row_inside) > 0;
+      for (std::int64_t i = 0; i < rows; ++i) {
+        if (any && row_inside[i] == 0) continue;  // not the cheapest of these, so not of all
+        if (pairs.count == kTile) price_all();
+        const std::int64_t slot = pairs.count++;
+        candidate[slot] = static_cast<std::int32_t>(k);
+        row[slot] = static_cast<std::int32_t>(first + i);
+        inside[slot] = row_inside[i];
+        pairs.class_sum[slot] = c.class_sum[at];
+        pairs.factor[slot] = c.factor[at];
+        pairs.iou[slot] = iou[i];
+        pairs.score[slot] = load_number<float>(scores, from + image.rows.label[first + i] * scores.stride[2]);
+      }
     }
   }
-  return key_index(best);
+  price_all();
+  for (std::int64_t k = 0; k < n; ++k) image.owner[position[k]] = key_index(best[k]);
 }
 
 void settle(const Passes& pass) {
@@ -305,16 +317,23 @@ void write_results(const Passes& pass, std::int64_t first, std::int64_t last) {
   std::fill(p.matched_gt + offset + first, p.matched_gt + offset + last, -1);
   std::fill(p.labels + offset + first, p.labels + offset + last, static_cast<std::int32_t>(p.classes()));
   std::fill(p.label_scores + offset + first, p.label_scores + offset + last, 0.0f);
-  const std::int32_t *begin = c.index, *end = c.index + pass.image.count[0];
-  for (const std::int32_t* i = std::lower_bound(begin, end, first); i != end && *i < last; ++i) {
-    const std::int64_t at = i - begin;
-    std::int32_t g = pass.image.owner[at];
+  const std::int32_t *indices = c.index, *end = c.index + pass.image.count[0], *owner = pass.image.owner;
+  const std::int64_t begin = std::lower_bound(indices, end, first) - indices,
+                     stop = std::lower_bound(indices, end, last) - indices;
+  std::int32_t contested[kTile];
+  std::int64_t n = 0;
+  for (std::int64_t at = begin; at < stop; ++at) {
+    if (owner[at] == kContested) contested[n++] = static_cast<std::int32_t>(at);
+    if (n == kTile || (n > 0 && at + 1 == stop)) resolve(pass, std::exchange(n, 0), contested);
+  }
+  for (std::int64_t at = begin; at < stop; ++at) {
+    const std::int32_t g = owner[at];
     if (g == kUnmatched) continue;
-    if (g == kContested) g = cheapest_row(pass, at);
     const GroundTruth gt = row_at(pass.image.rows, g);
-    p.matched_gt[offset + *i] = pass.image.rows.row[g];
-    p.labels[offset + *i] = gt.label;
-    p.label_scores[offset + *i] = pair_iou({c.x1[at], c.y1[at], c.x2[at], c.y2[at]}, gt.box, gt.area, pass.rule.min_union);
+    const std::int64_t to = offset + indices[at];
+    p.matched_gt[to] = pass.image.rows.row[g];
+    p.labels[to] = gt.label;
+    p.label_scores[to] = pair_iou({c.x1[at], c.y1[at], c.x2[at], c.y2[at]}, gt.box, gt.area, pass.rule.min_union);
   }
 }
 

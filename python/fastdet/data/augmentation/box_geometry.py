@@ -109,6 +109,8 @@ def clip_polygon(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
     Sutherland and Hodgman: side by side. Parts that fall asunder stay joined by edges along the border.
     """
+    if len(points) and points.min() >= 0 and (points.max(axis=0) <= _corner(size)[:2]).all():
+        return points
     for axis, limit in ((0, size[1]), (1, size[0])):
         for sign, bound in ((-1.0, 0.0), (1.0, float(limit))):  # sign * p <= bound is inside
             if not len(points):
@@ -116,7 +118,7 @@ def clip_polygon(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
             depth = bound - sign * points[:, axis]
             if (depth >= 0).all():
                 continue
-            following, ahead = np.roll(points, -1, axis=0), np.roll(depth, -1)
+            following, ahead = _following(points), _following(depth)
             crosses = (depth >= 0) != (ahead >= 0)
             with np.errstate(divide="ignore", invalid="ignore"):
                 share = np.where(crosses, depth / (depth - ahead), 0.0)[:, None]
@@ -131,7 +133,16 @@ def polygon_hull(points: np.ndarray, window: tuple[float, float, float, float]) 
     Its extreme points are ends of edges cut at the window, or corners of the window that lie in the polygon.
     """
     starts = np.asarray(points, np.float64)
-    steps = np.roll(starts, -1, axis=0) - starts
+    if not len(starts):
+        return None
+    x1, y1, x2, y2 = window
+    (left, top), (right, bottom) = starts.min(axis=0).tolist(), starts.max(axis=0).tolist()
+    if left > x2 + 1 or top > y2 + 1 or right < x1 - 1 or bottom < y1 - 1:
+        return None
+    steps = _following(starts) - starts
+    if left >= x1 and top >= y1 and right <= x2 and bottom <= y2:  # nothing is cut
+        ends = np.concatenate([starts, starts + steps])
+        return np.concatenate([ends.min(axis=0), ends.max(axis=0)]).clip([x1, y1, x1, y1], [x2, y2, x2, y2])
     enter, leave = np.zeros(len(starts)), np.ones(len(starts))
     outside = np.zeros(len(starts), bool)
     for axis in (0, 1):
@@ -144,7 +155,6 @@ def polygon_hull(points: np.ndarray, window: tuple[float, float, float, float]) 
             leave = np.where(rate > 0, np.fmin(leave, crossing), leave)
     cut = (enter <= leave) & ~outside
     found = [starts[cut] + enter[cut, None] * steps[cut], starts[cut] + leave[cut, None] * steps[cut]]
-    x1, y1, x2, y2 = window
     found.append(np.array([c for c in ((x1, y1), (x2, y1), (x2, y2), (x1, y2)) if _inside(starts, c)]).reshape(-1, 2))
     ends = np.concatenate(found)
     if not len(ends):
@@ -152,9 +162,14 @@ def polygon_hull(points: np.ndarray, window: tuple[float, float, float, float]) 
     return np.concatenate([ends.min(axis=0), ends.max(axis=0)]).clip([x1, y1, x1, y1], [x2, y2, x2, y2])
 
 
+def _following(points: np.ndarray) -> np.ndarray:
+    """The points of a closed polygon, from its second on."""
+    return np.concatenate([points[1:], points[:1]])
+
+
 def _inside(points: np.ndarray, point: tuple[float, float]) -> bool:
     """Even-odd rule."""
-    following = np.roll(points, -1, axis=0)
+    following = _following(points)
     crosses = (points[:, 1] <= point[1]) != (following[:, 1] <= point[1])
     a, b = points[crosses], following[crosses]
     x = a[:, 0] + (point[1] - a[:, 1]) / (b[:, 1] - a[:, 1]) * (b[:, 0] - a[:, 0])
@@ -169,12 +184,12 @@ def polygon_mask(points: np.ndarray, corner: tuple[int, int], size: tuple[int, i
     """
     height, width = size
     starts = np.asarray(points, np.float64) - corner
-    ends = np.roll(starts, -1, axis=0)
+    ends = _following(starts)
     rows = np.arange(height) + 0.5
     crosses = (starts[:, 1:] <= rows) != (ends[:, 1:] <= rows)  # [K, height]
     edge, row = np.nonzero(crosses)
     slope = (ends[edge, 0] - starts[edge, 0]) / (ends[edge, 1] - starts[edge, 1])
     x = starts[edge, 0] + (rows[row] - starts[edge, 1]) * slope
-    turns = np.zeros((height, width + 1), np.int64)
-    np.add.at(turns, (row, np.ceil(x - 0.5).clip(0, width).astype(np.int64)), 1)
-    return (turns.cumsum(axis=1)[:, :width] % 2).astype(np.uint8)
+    place = row * (width + 1) + np.ceil(x - 0.5).clip(0, width).astype(np.int64)
+    turns = np.bincount(place, minlength=height * (width + 1)).astype(np.uint8).reshape(height, width + 1)
+    return np.bitwise_xor.accumulate(turns & 1, axis=1)[:, :width]

@@ -34,7 +34,26 @@ std::pair<const char*, const char*> extent(const TensorView& view) {
   return {low, high + size};
 }
 
+#if defined(__SANITIZE_ADDRESS__)
+constexpr std::size_t kMostKept = 0;  // so that what lies behind a workspace is known to be outside
+#else
+constexpr std::size_t kMostKept = std::size_t{32} << 20;  // of a thread
+#endif
+thread_local HostWorkspace::Memory kept;
+
 }  // namespace
+
+HostWorkspace::~HostWorkspace() {
+  if (memory_.size <= kMostKept && memory_.size > kept.size) std::swap(kept, memory_);
+}
+
+void* HostWorkspace::reserve(std::size_t bytes) {
+  std::swap(kept, memory_);
+  bytes += 63;
+  if (memory_.size < bytes) memory_ = {std::unique_ptr<char[]>(new char[bytes]), bytes};
+  const auto address = reinterpret_cast<std::uintptr_t>(memory_.bytes.get());
+  return reinterpret_cast<void*>((address + 63) / 64 * 64);
+}
 
 Call::Call(const char* op, std::string_view backend) : op_(op), backend_(backend) {}
 
@@ -96,9 +115,7 @@ void* Call::workspace(std::size_t bytes) {
     device_workspace_ = framework_->empty({static_cast<std::int64_t>(bytes)}, DType::kUInt8, device_, device_id_);
     return device_workspace_.view.data;
   }
-  host_workspace_.reset(new char[bytes + 63]);  // not cleared: it may be large and mostly unused
-  const auto address = reinterpret_cast<std::uintptr_t>(host_workspace_.get());
-  return reinterpret_cast<void*>((address + 63) / 64 * 64);
+  return host_workspace_.reserve(bytes);
 }
 
 void* Call::stream() { return framework_->stream(device_, device_id_); }

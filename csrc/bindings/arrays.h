@@ -16,6 +16,25 @@
 namespace fastdet::bindings {
 
 // A pybind11 signature takes the backend as the last argument: "auto", "cpu" or "cuda".
+// Host memory of a call, which its thread keeps for the next one: pages fresh from the system cost as much as some operators.
+class HostWorkspace {
+ public:
+  HostWorkspace() = default;
+  HostWorkspace(const HostWorkspace&) = delete;
+  HostWorkspace& operator=(const HostWorkspace&) = delete;
+  ~HostWorkspace();
+  // Aligned to cache lines, not cleared; what was reserved before is lost.
+  void* reserve(std::size_t bytes);
+
+  struct Memory {
+    std::unique_ptr<char[]> bytes;
+    std::size_t size = 0;
+  };
+
+ private:
+  Memory memory_;
+};
+
 class Call {
  public:
   Call(const char* op, std::string_view backend);
@@ -51,7 +70,7 @@ class Call {
   int device_id_ = 0;
   bool cuda_ = false;
   std::vector<Loan> loans_;
-  std::unique_ptr<char[]> host_workspace_;
+  HostWorkspace host_workspace_;
   Loan device_workspace_;
 };
 

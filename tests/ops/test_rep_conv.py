@@ -256,6 +256,75 @@ def test_gradients_where_there_is_a_kink(activation):
     check_gradients(forward(activation, problem), (0, 1, 2, 7), analytic=False)
 
 
+KEPT = [
+    "plain",
+    "relu",
+    "leaky",
+    "linear",
+    "unbiased",
+    "residual",
+    "residual-first",
+    "residual-leaky",
+    "residual-linear",
+]
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["first", "last"])
+@pytest.mark.parametrize("name", [*KEPT, "resnet", "depthwise", "groups", "down-odd", "no-pictures", "no-outputs"])
+def test_eager_autograd_is_the_operator(name, last):
+    """Where autograd may keep the input of the activation: the same bits, the gradients of the backward operator."""
+    problem = PROBLEMS[name]
+    arguments = tensors(problem, last=last)
+    given = [a.clone().requires_grad_() if torch.is_tensor(a) else a for a in arguments]
+    y, grad = REP_CONV2D(*given), torch.randn(problem.out_shape)
+    assert torch.equal(y.detach(), REP_CONV2D(*arguments))
+    leaves = [a for a in given if torch.is_tensor(a)]
+    want = list(BACKWARD(grad, *arguments[:-1], [True, True, bool(problem.bias), problem.add_first]))
+    if not problem.add_first:
+        want[3] = grad
+    want = [w for w, present in zip(want, (True, True, problem.bias, problem.residual), strict=True) if present]
+    for found, expected in zip(torch.autograd.grad(y, leaves, grad), want, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_frozen_weight_gets_no_gradient():
+    x, weight, bias = tensors(PROBLEMS["plain"])[:3]
+    ops.rep_conv2d(x.requires_grad_(), weight, bias.requires_grad_(), padding=1).sum().backward()
+    assert x.grad is not None and bias.grad is not None and weight.grad is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("last", [False, True], ids=["first", "last"])
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_the_short_way_is_the_operator(name, last, dtype):
+    """The public function skips what the operator looks at anew in each call."""
+    *given, residual, add_first, _ = tensors(PROBLEMS[name], last=last, dtype=dtype)
+    names = ("stride", "padding", "groups", "activation")
+    options = {**dict(zip(names, given[3:])), "residual": residual, "add_first": add_first}
+    want = REP_CONV2D(*given, residual, add_first, "auto")
+    for _ in range(2):
+        y = ops.rep_conv2d(*given[:3], **options)
+        assert torch.equal(y, want) and y.stride() == want.stride()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(ops.rep_conv2d(*given[:3], **options), want)
+
+
+def test_the_short_way_looks_at_what_may_change():
+    x, weight, bias = tensors(PROBLEMS["plain"], last=True)[:3]
+    want = ops.rep_conv2d(x, weight, bias, padding=1)
+    weight += 1
+    assert not torch.equal(ops.rep_conv2d(x, weight, bias, padding=1), want)
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert ops.rep_conv2d_backend(x, weight) == "torch"
+        assert torch.equal(
+            ops.rep_conv2d(x, weight, bias, padding=1), ops.rep_conv2d(x, weight, bias, padding=1, backend="torch")
+        )
+    with pytest.raises(TypeError, match="rep_conv2d: weight must be float32 like x, got float64"):
+        ops.rep_conv2d(x, weight.double(), bias, padding=1)
+    with torch.device("meta"):
+        assert ops.rep_conv2d(torch.empty_like(x, device="meta"), weight.to("meta"), padding=1).is_meta
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_gradients_of_short_floats(dtype):
     arguments = tensors(replace(PROBLEMS["residual"], activation="silu"), dtype=dtype)

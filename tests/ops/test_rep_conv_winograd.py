@@ -75,6 +75,19 @@ def test_same_bits_for_every_number_of_threads_and_batch(last):
     assert torch.equal(results[0][1:], alone)
 
 
+@pytest.mark.parametrize("last", [False, True], ids=["first", "last"])
+@pytest.mark.parametrize("name", ["plain", "residual", "residual-first", "relu", "linear"])
+def test_gradients_from_the_kept_input_of_the_activation(name, last):
+    arguments = tensors(PROBLEMS[name], last)
+    given = [a.clone().requires_grad_() if torch.is_tensor(a) else a for a in arguments]
+    y, grad = ops.REP_CONV2D(*given), torch.randn(PROBLEMS[name].out_shape)
+    assert torch.equal(y.detach(), ops.REP_CONV2D(*arguments))
+    found = torch.autograd.grad(y, given[:2], grad)
+    want = ops.REP_CONV2D_BACKWARD(grad, *arguments[:-1], [True, True, False, False])
+    for a, b in zip(found, want):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_random_shapes(seed):
     rng = np.random.default_rng(seed)

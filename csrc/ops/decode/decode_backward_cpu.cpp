@@ -123,18 +123,28 @@ void codes_backward(const DecodeParams& p, const DecodeTile& tile) {
   }
 }
 
-// anchors[j * kPlanes + k] = gradient of channel k of anchor j, from that of its score.
+constexpr std::int64_t kPanels = 5;  // of kPlanes channels, read at a time: rows of YOLO's 80 classes are read in one go
+
+// anchors[(panel * kBlock + j) * kPlanes + k] = gradient of channel k of a panel of anchor j, from that of its score.
 template <typename R>
-FD_HD void sigmoid_anchors(const R* grad, const RowSteps& from, const R* scores, const RowSteps& at, std::int64_t size,
-                           R* FD_RESTRICT anchors) {
-  for (std::int64_t j = 0; j < size; ++j) {
-    const R *g = grad + j * from.anchor, *s = scores + j * at.anchor;
-    if (from.channel == 1 && at.channel == 1) {
-      for (std::int64_t k = 0; k < kPlanes; ++k) anchors[kPlanes * j + k] = sigmoid_gradient<R>(g[k], s[k]);
-    } else {
-      for (std::int64_t k = 0; k < kPlanes; ++k) {
-        anchors[kPlanes * j + k] = sigmoid_gradient<R>(g[k * from.channel], s[k * at.channel]);
-      }
+FD_HD void sigmoid_anchors(const R* grad, const RowSteps& from, const R* scores, const RowSteps& at, std::int64_t panels,
+                           std::int64_t size, R* FD_RESTRICT anchors) {
+  constexpr std::int64_t kAhead = 12;  // anchors: what is read is two streams, too fast for the hardware's prefetching alone
+  const bool dense = from.channel == 1 && at.channel == 1;
+  for (std::int64_t j = 0; j < size && dense; ++j) {
+    for (std::int64_t i = 0; i < panels; ++i) {
+      const R *g = grad + j * from.anchor + i * kPlanes, *s = scores + j * at.anchor + i * kPlanes;
+      R* FD_RESTRICT to = anchors + (i * kBlock + j) * kPlanes;
+      __builtin_prefetch(g + kAhead * from.anchor);
+      __builtin_prefetch(s + kAhead * at.anchor);
+#pragma GCC unroll 1  // taken apart it is no longer seen as whole vectors
+      for (std::int64_t k = 0; k < kPlanes; ++k) to[k] = sigmoid_gradient<R>(g[k], s[k]);
+    }
+  }
+  for (std::int64_t j = 0; j < size && !dense; ++j) {
+    for (std::int64_t c = 0; c < panels * kPlanes; ++c) {
+      anchors[(c / kPlanes * kBlock + j) * kPlanes + c % kPlanes] =
+          sigmoid_gradient<R>(grad[j * from.anchor + c * from.channel], scores[j * at.anchor + c * at.channel]);
     }
   }
 }
@@ -147,12 +157,15 @@ FD_TARGET_CLONES void sigmoids_backward(const DecodeParams& p, const DecodeTile&
   const R* grad = p.scores.as<const R>() + tile.image * p.scores.stride[0] + tile.first * from.anchor;
   const R* scores = p.given_scores.as<const R>() + tile.image * p.given_scores.stride[0] + tile.first * at.anchor;
   const std::int64_t turned = out.steps.anchor == 1 ? p.maps.classes / kPlanes * kPlanes : 0;  // channels
-  R anchors[kPlanes * kBlock], rows[kPlanes * kBlock];
+  R read[kPanels * kPlanes * kBlock], rows[kPlanes * kBlock];
   for (std::int64_t j = 0; j < tile.size; j += kBlock) {
     const std::int64_t size = std::min(kBlock, tile.size - j);
     for (std::int64_t c = 0; c < turned; c += kPlanes) {
-      sigmoid_anchors(grad + j * from.anchor + c * from.channel, from, scores + j * at.anchor + c * at.channel, at, size,
-                      anchors);
+      if (c % (kPanels * kPlanes) == 0) {
+        sigmoid_anchors(grad + j * from.anchor + c * from.channel, from, scores + j * at.anchor + c * at.channel, at,
+                        std::min(kPanels, (turned - c) / kPlanes), size, read);
+      }
+      const R* anchors = read + c / kPlanes % kPanels * kPlanes * kBlock;
       T* to = out.first + c * out.steps.channel + j;
       if constexpr (std::is_same_v<T, R>) {
         turn_planes(anchors, size, out.steps.channel, to);

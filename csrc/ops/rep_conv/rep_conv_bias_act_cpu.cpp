@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Runs of numbers that stay in the first cache: loaded, finished, stored. Where all arrays have dense planes a run crosses rows;
-// where all have dense pixels, channels innermost, it holds whole pixels and a bias for each number.
+// Runs of numbers that stay in the first cache: loaded, finished, stored, in one sweep where they are dense float32. Where all
+// arrays have dense planes a run crosses rows; where all have dense pixels, channels innermost, it holds whole pixels and a bias
+// for each number.
 #include <algorithm>
 #include <vector>
 
@@ -34,18 +35,26 @@ void load_biases(const Epilogue& e, std::int64_t channels, float* biases) {
   if (e.has_bias()) load_block(e.bias, {0, 1, 0, channels, e.bias.stride[0]}, biases, 0);
 }
 
+// Whether a run is used where it lies: what is float32 in memory needs no copy.
+bool in_place(const TensorView& view, std::int64_t step) { return view.dtype == DType::kFloat32 && step == 1; }
+
 // Finishes `count` numbers from `first`, which gives the place in an array; `step` the way to the next.
 template <typename First, typename Step, typename Finish>
 void finish_run(const BiasActParams& p, std::int64_t count, const First& first, const Step& step, float* memory,
                 const Finish& finish) {
   const auto block = [&](const TensorView& view) { return Block{first(view), 1, 0, count, step(view)}; };
+  const auto loaded = [&](const TensorView& view, float* copy) -> const float* {
+    if (in_place(view, step(view))) return view.as<const float>() + first(view);
+    load_block(view, block(view), copy, 0);
+    return copy;
+  };
   const Epilogue& e = p.epilogue;
-  float *const row = memory, *const residual = memory + count;
-  load_block(p.x, block(p.x), row, 0);
-  if (e.has_residual()) load_block(e.residual, block(e.residual), residual, 0);
-  const float* const added = e.has_residual() ? residual : nullptr;
-  finish(e.add_first ? added : nullptr, e.add_first ? nullptr : added, row);
-  store_block(p.out, block(p.out), row, 0);
+  const float* const in = loaded(p.x, memory);
+  const float* const added = e.has_residual() ? loaded(e.residual, memory + count) : nullptr;
+  const bool direct = in_place(p.out, step(p.out));
+  float* const out = direct ? p.out.as<float>() + first(p.out) : memory;
+  finish(e.add_first ? added : nullptr, e.add_first ? nullptr : added, in, out);
+  if (!direct) store_block(p.out, block(p.out), out, 0);
 }
 
 void by_pixels(const BiasActParams& p) {
@@ -60,8 +69,8 @@ void by_pixels(const BiasActParams& p) {
       const std::int64_t at = run * of_run * channels, count = std::min(of_run, pixels - run * of_run) * channels;
       finish_run(
           p, count, [&](const TensorView&) { return at; }, [](const TensorView&) { return std::int64_t{1}; }, memory.data(),
-          [&](const float* before, const float* after, float* row) {
-            finish_each(p.epilogue.activation, biases, before, after, row, count);
+          [&](const float* before, const float* after, const float* in, float* out) {
+            finish_each(p.epilogue.activation, biases, before, after, in, out, count);
           });
     }
   });
@@ -85,8 +94,8 @@ void by_planes(const BiasActParams& p) {
           };
           finish_run(
               p, count, first, [](const TensorView& view) { return view.stride[3]; }, memory.data(),
-              [&](const float* before, const float* after, float* numbers) {
-                finish_row(p.epilogue.activation, biases[static_cast<std::size_t>(channel)], before, after, numbers, count);
+              [&](const float* before, const float* after, const float* in, float* out) {
+                finish_row(p.epilogue.activation, biases[static_cast<std::size_t>(channel)], before, after, in, out, count);
               });
         }
       });

@@ -118,12 +118,13 @@ void finish(const RepConvParams& p, const Sizes& z, const Piece& piece, const fl
   for (std::int64_t m = 0; m < z.outputs; ++m) {
     const std::int64_t channel = piece.group * z.outputs + m;
     const float* residual = nullptr;
+    float* const row = s.sums.data() + m * z.tile.columns;
     if (e.has_residual()) {
       load_pixels(e.residual, piece.picture, channel, piece.first, piece.count, s.residual.data());
       residual = s.residual.data();
     }
-    finish_row(e.activation, bias[channel], e.add_first ? residual : nullptr, e.add_first ? nullptr : residual,
-               s.sums.data() + m * z.tile.columns, piece.count);
+    finish_row(e.activation, bias[channel], e.add_first ? residual : nullptr, e.add_first ? nullptr : residual, row, row,
+               piece.count);
   }
   const TensorView& y = p.out;  // dense: pixels lie stride[3] apart across rows too
   const std::int64_t first = piece.picture * y.stride[0] + piece.group * z.outputs * y.stride[1] + piece.first * y.stride[3];

@@ -74,7 +74,7 @@ void depthwise(const RepConvParams& p, const float* bias, float* weight) {
             added = residual.data();
           }
           finish_row(e.activation, bias[channel], e.add_first ? added : nullptr, e.add_first ? nullptr : added, line.data(),
-                     width);
+                     line.data(), width);
           const std::int64_t to = picture * y.stride[0] + channel * y.stride[1] + out_y * width * y.stride[3];
           store_block(y, {to, 1, 0, width, y.stride[3]}, line.data(), 0);
         }

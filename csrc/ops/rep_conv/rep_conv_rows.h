@@ -21,11 +21,13 @@ void load_block(const TensorView& array, const Block& block, float* out, std::in
 // The reverse, rounded to the dtype of `array`.
 void store_block(const TensorView& array, const Block& block, const float* in, std::int64_t in_stride);
 
-// The epilogue of a row whose elements share one channel; `before` and `after` are rows of the residual or null.
-void finish_row(Activation activation, float bias, const float* before, const float* after, float* row, std::int64_t count);
+// out[i] = the epilogue of in[i], where all share one channel. `before` and `after` are rows of the residual or null, one of them
+// at most; out may be in.
+void finish_row(Activation activation, float bias, const float* before, const float* after, const float* in, float* out,
+                std::int64_t count);
 
 // The same with a bias for each element.
-void finish_each(Activation activation, const float* biases, const float* before, const float* after, float* row,
+void finish_each(Activation activation, const float* biases, const float* before, const float* after, const float* in, float* out,
                  std::int64_t count);
 
 // Pixels [first, first + count) of the plane of channel `channel` of picture `picture`, in reading order.

@@ -71,41 +71,48 @@ void store_block(const TensorView& array, const Block& block, const float* in, s
 
 namespace {
 
-// What follows the bias.
-FD_HD void finish_biased(Activation activation, const float* before, const float* after, float* row, std::int64_t count) {
+// One sweep: each number is loaded, finished and stored. `out` may be `in`, which is no dependence between numbers.
+template <typename Biases, typename Rule>
+FD_HD void finish_by(const Rule& rule, const Biases& bias, const float* before, const float* after, const float* in, float* out,
+                     std::int64_t count) {
   if (before != nullptr) {
-    for (std::int64_t i = 0; i < count; ++i) row[i] = row[i] + before[i];
+#pragma GCC ivdep
+    for (std::int64_t i = 0; i < count; ++i) out[i] = rule((in[i] + bias(i)) + before[i]);
+  } else if (after != nullptr) {
+#pragma GCC ivdep
+    for (std::int64_t i = 0; i < count; ++i) out[i] = rule(in[i] + bias(i)) + after[i];
+  } else {
+#pragma GCC ivdep
+    for (std::int64_t i = 0; i < count; ++i) out[i] = rule(in[i] + bias(i));
   }
+}
+
+template <typename Biases>
+FD_HD void finish(Activation activation, const Biases& bias, const float* before, const float* after, const float* in, float* out,
+                  std::int64_t count) {
   switch (activation) {
-    case Activation::kNone: break;
+    case Activation::kNone: return finish_by([](float v) FD_INLINE_LAMBDA { return v; }, bias, before, after, in, out, count);
     case Activation::kRelu:
-      for (std::int64_t i = 0; i < count; ++i) row[i] = relu(row[i]);
-      break;
+      return finish_by([](float v) FD_INLINE_LAMBDA { return relu(v); }, bias, before, after, in, out, count);
     case Activation::kSilu:
-      for (std::int64_t i = 0; i < count; ++i) row[i] = silu(row[i]);
-      break;
+      return finish_by([](float v) FD_INLINE_LAMBDA { return silu(v); }, bias, before, after, in, out, count);
     case Activation::kLeakyRelu:
-      for (std::int64_t i = 0; i < count; ++i) row[i] = leaky_relu(row[i]);
-      break;
-  }
-  if (after != nullptr) {
-    for (std::int64_t i = 0; i < count; ++i) row[i] = row[i] + after[i];
+      return finish_by([](float v) FD_INLINE_LAMBDA { return leaky_relu(v); }, bias, before, after, in, out, count);
   }
 }
 
 }  // namespace
 
 FD_TARGET_CLONES
-void finish_row(Activation activation, float bias, const float* before, const float* after, float* row, std::int64_t count) {
-  for (std::int64_t i = 0; i < count; ++i) row[i] = row[i] + bias;
-  finish_biased(activation, before, after, row, count);
+void finish_row(Activation activation, float bias, const float* before, const float* after, const float* in, float* out,
+                std::int64_t count) {
+  finish(activation, [=](std::int64_t) FD_INLINE_LAMBDA { return bias; }, before, after, in, out, count);
 }
 
 FD_TARGET_CLONES
-void finish_each(Activation activation, const float* biases, const float* before, const float* after, float* row,
+void finish_each(Activation activation, const float* biases, const float* before, const float* after, const float* in, float* out,
                  std::int64_t count) {
-  for (std::int64_t i = 0; i < count; ++i) row[i] = row[i] + biases[i];
-  finish_biased(activation, before, after, row, count);
+  finish(activation, [=](std::int64_t i) FD_INLINE_LAMBDA { return biases[i]; }, before, after, in, out, count);
 }
 
 void load_pixels(const TensorView& array, std::int64_t picture, std::int64_t channel, std::int64_t first, std::int64_t count,

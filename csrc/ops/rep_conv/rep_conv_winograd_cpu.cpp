@@ -130,7 +130,7 @@ bool planes_piece(const Job& job, const Piece& piece, float* windows) {
                      [](const float* there, float* here, std::int64_t count) { std::copy_n(there, count, here); });
         added = residual;
       }
-      finish_row(e.activation, job.bias[first + m], e.add_first ? added : nullptr, e.add_first ? nullptr : added, lines,
+      finish_row(e.activation, job.bias[first + m], e.add_first ? added : nullptr, e.add_first ? nullptr : added, lines, lines,
                  4 * kWinogradColumns);
       for_each_row(z, piece, p.out, first + m, lines,
                    [](float* there, const float* here, std::int64_t count) { std::copy_n(here, count, there); });
@@ -181,7 +181,7 @@ bool pixels_piece(const Job& job, const Piece& piece, float* windows) {
             if (within(i)) std::copy_n(pixel(e.residual, i), channels, residual + i * kWinogradColumns);
           added = residual;
         }
-        finish_row(e.activation, 0.0f, e.add_first ? added : nullptr, e.add_first ? nullptr : added, corners,
+        finish_row(e.activation, 0.0f, e.add_first ? added : nullptr, e.add_first ? nullptr : added, corners, corners,
                    4 * kWinogradColumns);
         for (std::int64_t i = 0; i < 4; ++i)
           if (within(i)) std::copy_n(corners + i * kWinogradColumns, channels, pixel(p.out, i));

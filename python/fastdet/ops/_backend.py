@@ -92,6 +92,8 @@ class Op:
         fake: shapes only, for torch: takes the arguments, returns empty tensors.
         backward: ``(ctx, *grads) -> grads``, one per argument, None for what has none.
         setup_context: what ``backward`` finds in ``ctx``; the default keeps the inputs for ``kept_inputs``.
+        eager_function: ``() ->`` a torch.autograd.Function on the arguments, in place of ``backward`` where torch's
+            autograd is all that watches: there it may keep what a compiled operator has to compute again.
         drop_grad: results carry no gradient by their nature (indices, assignments): inputs that require one are taken.
         dtypes_of: for each result the position of the argument whose dtype it has, None where it has its own; empty if
             all have. A list of arrays, as argument or result, has one dtype.
@@ -104,12 +106,13 @@ class Op:
     fake: Callable[..., Any]
     backward: Callable[..., Any] | None = None
     setup_context: Callable[..., Any] = keep_inputs
+    eager_function: Callable[[], Any] | None = None
     drop_grad: bool = False
     dtypes_of: tuple[int | None, ...] = ()
     keeps: tuple[Any, ...] = field(default=(), repr=False)
 
     def __call__(self, *args: Any) -> Any:
-        _attach_torch()
+        attach_torch()
         if _bridge.torch is not None and _bridge.torch.concerns(args):
             return _bridge.torch.call(self, args)
         return self.run(*args)
@@ -135,7 +138,8 @@ class _Bridge:
 _bridge = _Bridge()
 
 
-def _attach_torch() -> None:
+def attach_torch() -> None:
+    """Take the torch half along from the first call on after which torch is there."""
     if _bridge.torch is None and sys.modules.get("torch") is not None:
         from fastdet.ops import _torch
 
@@ -145,7 +149,7 @@ def _attach_torch() -> None:
 # Run while torch.compile traces, neither this nor what it asks may become part of the graph: a first call that is
 # compiled would guard on the state that it changes. (torch._dynamo.assume_constant_result sets the same mark, but would
 # have to be imported.)
-_attach_torch._dynamo_marked_constant = True  # type: ignore[attr-defined]
+attach_torch._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _flat(args: tuple[Any, ...]) -> Iterator[Any]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from fastdet.ops._backend import Op
 
 _library = torch.library.Library("fastdet", "FRAGMENT")
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
+PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 def register(op: Op) -> None:
@@ -34,8 +34,9 @@ class Bridge:
     """What ``Op`` asks of torch."""
 
     def __init__(self) -> None:
-        from fastdet.ops import OPS
+        from fastdet.ops import OPS, _torch_rep_conv, rep_conv
 
+        rep_conv.set_quick(_torch_rep_conv.quick)
         for op in OPS:
             register(op)
 
@@ -49,13 +50,17 @@ class Bridge:
         subclass, the meta device). A call on plain tensors does not, and saves some microseconds."""
         if torch.compiler.is_compiling():
             return _any_tensor(args)
-        watched, grad = _watched(), torch.is_grad_enabled()
+        watched, grad = being_watched(), torch.is_grad_enabled()
         for a in args:
-            for x in a if isinstance(a, (list, tuple)) else (a,):
-                if isinstance(x, torch.Tensor) and (
-                    watched or type(x) not in _PLAIN or (grad and x.requires_grad) or x.is_meta
-                ):
+            if isinstance(a, torch.Tensor):
+                if watched or type(a) not in PLAIN or (grad and a.requires_grad) or a.is_meta:
                     return True
+            elif isinstance(a, (list, tuple)):
+                for x in a:
+                    if isinstance(x, torch.Tensor) and (
+                        watched or type(x) not in PLAIN or (grad and x.requires_grad) or x.is_meta
+                    ):
+                        return True
         return False
 
     @staticmethod
@@ -63,7 +68,8 @@ class Bridge:
         if op.backward is None:
             args = tuple(_without_grad(op, a) for a in args)
         elif _plain_gradients(args):
-            return _function_of(op).apply(*args)
+            function = _function_of(op) if op.eager_function is None else op.eager_function()
+            return function.apply(*args)
         return getattr(torch.ops.fastdet, op.name).default(*args)
 
     @staticmethod
@@ -76,7 +82,7 @@ class Bridge:
         return torch.from_numpy(np.ascontiguousarray(a)).to(device)
 
 
-def _watched() -> bool:
+def being_watched() -> bool:
     """Whether something wants to see every operator that is called: a mode, a transformation, a trace."""
     return (
         torch._C._len_torch_dispatch_stack() > 0
@@ -87,10 +93,10 @@ def _watched() -> bool:
 
 def _plain_gradients(args: tuple[Any, ...]) -> bool:
     """Whether a call needs autograd and nothing else of torch: plain tensors, nobody watching."""
-    if torch.compiler.is_compiling() or _watched():
+    if torch.compiler.is_compiling() or being_watched():
         return False
     lists = any(isinstance(a, (list, tuple)) and _any_tensor((a,)) for a in args)
-    return not lists and all(type(a) in _PLAIN and not a.is_meta for a in args if isinstance(a, torch.Tensor))
+    return not lists and all(type(a) in PLAIN and not a.is_meta for a in args if isinstance(a, torch.Tensor))
 
 
 @functools.cache

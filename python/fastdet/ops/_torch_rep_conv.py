@@ -5,20 +5,25 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastdet import _core
 from fastdet.ops import rep_conv
+from fastdet.ops._backend import current_backend, keep_inputs, kept_inputs
+from fastdet.ops._torch import PLAIN, being_watched
 from fastdet.ops.rep_conv import Convolution
 
 _ONEDNN_NAMES = {"none": "none", "relu": "relu", "silu": "swish", "leaky_relu": "leaky_relu"}
 _ONEDNN_SCALARS: dict[str, list[float]] = {"leaky_relu": [0.1]}
 FUSED = ("cudnn", "cutlass")  # libraries that fuse everything into one CUDA kernel
 _NATIVE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+# Implementations whose epilogue can be run by itself with the same bits, in dtypes that hold sums as they are.
+_KEEPING, _KEPT_DTYPES = ("torch", "winograd"), (torch.float32, torch.float64)
 
 
 def channels_last(x: Tensor) -> bool:
@@ -46,6 +51,12 @@ def onednn_obstacle(dtype: torch.dtype) -> str:
     """Why torch's fused oneDNN convolution cannot run with ``dtype`` on this machine; empty if it can."""
     if not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:  # type: ignore[attr-defined]
         return "this torch has no oneDNN, or it is switched off (torch.backends.mkldnn)"
+    return _onednn_lacks(dtype)
+
+
+@functools.cache
+def _onednn_lacks(dtype: torch.dtype) -> str:
+    """The part of ``onednn_obstacle`` that no switch changes."""
     operators = torch.ops.mkldnn
     if not (hasattr(operators, "_convolution_pointwise") and hasattr(operators, "_reorder_convolution_weight")):
         return f"torch {torch.__version__} does not offer oneDNN's fused convolution"
@@ -63,7 +74,22 @@ def library_missing(name: str) -> str:
     return _core.rep_conv_fused_missing(name)
 
 
-def obstacle(name: str, x: Tensor, weight: Tensor, groups: int, forced: str, stride: Sequence[int] = (1, 1)) -> str:
+class Described(NamedTuple):
+    """What the choice looks at in a tensor. ``last``: whether it is channels_last."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    last: bool
+
+    @classmethod
+    def of(cls, a: Tensor) -> Described:
+        return cls(a.shape, a.dtype, a.device, channels_last(a))
+
+
+def obstacle(
+    name: str, x: Described, weight: Described, groups: int, forced: str, stride: Sequence[int] = (1, 1)
+) -> str:
     """Why the implementation ``name`` cannot run; empty if it can."""
     on_cpu = x.device.type == "cpu"
     if name in ("native", "winograd", "onednn") and (not on_cpu or forced == "cuda"):
@@ -73,19 +99,21 @@ def obstacle(name: str, x: Tensor, weight: Tensor, groups: int, forced: str, str
     if name == "winograd":
         return rep_conv.winograd_obstacle(x, weight, stride, groups)
     if name == "onednn":
-        if x.numel() == 0 or weight.numel() == 0:
+        if 0 in x.shape or 0 in weight.shape:
             return "there is nothing to convolve"
         return onednn_obstacle(x.dtype)
     if name in FUSED:
         if x.device.type != "cuda":
             return "it runs on CUDA only"
-        if not channels_last(x):
+        if not x.last:
             return "x must be channels_last"
         return library_missing(name)
     return ""
 
 
-def candidates(x: Tensor, weight: Tensor, stride: Sequence[int], groups: int, method: str, forced: str) -> list[str]:
+def candidates(
+    x: Described, weight: Described, stride: Sequence[int], groups: int, method: str, forced: str
+) -> list[str]:
     """The implementations for these tensors, best first; ``forced`` is what ``fastdet.ops.backend`` says.
 
     Those of ``FUSED`` may still refuse a shape when they plan for it.
@@ -98,10 +126,10 @@ def candidates(x: Tensor, weight: Tensor, stride: Sequence[int], groups: int, me
     if forced == "cpu":
         preferred: tuple[str, ...] = ("native", "torch")
     elif x.device.type == "cpu":
-        # On contiguous tensors oneDNN would convert to channels_last and back, which costs what the fusion saves.
+        # On contiguous float32 oneDNN converts to channels_last and back, which costs what the fusion saves.
         # 16-bit formats that the processor lacks are slow in torch and lose precision there.
         whole = x.dtype in (torch.float32, torch.float64) or not onednn_obstacle(x.dtype)
-        preferred = ("onednn", "torch") if channels_last(x) else ("torch",)
+        preferred = ("onednn", "torch") if x.last or x.dtype != torch.float32 else ("torch",)
         preferred = preferred if whole else ("native", "torch")
         preferred = ("winograd", *preferred) if rep_conv.worth_winograd(x, weight) else preferred
     else:
@@ -111,8 +139,8 @@ def candidates(x: Tensor, weight: Tensor, stride: Sequence[int], groups: int, me
 
 def choose(x: Tensor, conv: Convolution, method: str, forced: str) -> str:
     """The implementation that runs: the first candidate, of ``FUSED`` the first that has a plan for this call."""
-    names = candidates(x, conv.weight, conv.stride, conv.groups, method, forced)
-    for name in names:
+    weight = Described.of(conv.weight)
+    for name in candidates(Described.of(x), weight, conv.stride, conv.groups, method, forced):
         if name not in FUSED:
             return name
         why = _core.rep_conv2d_fused(name, x, *_last(conv), True)
@@ -123,6 +151,26 @@ def choose(x: Tensor, conv: Convolution, method: str, forced: str) -> str:
     return "torch"
 
 
+@functools.lru_cache(maxsize=1024)
+def _plan_on_cpu(
+    x: Described,
+    weight: tuple[int, ...],
+    bias: tuple[int, ...] | None,
+    residual: tuple[int, ...] | None,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    groups: int,
+    method: str,
+    forced: str,
+    onednn: str,
+) -> tuple[str, tuple[int, int]]:
+    """What runs and the size of its result. Remembered: to check and to choose costs as much as a small convolution.
+    ``onednn``, what ``onednn_obstacle`` says now, may change between calls."""
+    a, w, b, r = (None if s is None else SimpleNamespace(shape=s) for s in (x.shape, weight, bias, residual))
+    size = rep_conv.check_shapes(a, w, b, stride, padding, groups, r)
+    return candidates(x, x._replace(shape=weight), stride, groups, method, forced)[0], size
+
+
 def _last(conv: Convolution) -> Convolution:
     weight = conv.weight.contiguous(memory_format=torch.channels_last)
     residual = conv.residual
@@ -131,27 +179,141 @@ def _last(conv: Convolution) -> Convolution:
     return conv._replace(weight=weight, residual=residual)
 
 
-def run(x: Tensor, *arguments: Any) -> Tensor:
-    """``rep_conv2d`` now, on real tensors, from the arguments of its operator and what forces a backend."""
-    *described, method, forced = arguments
-    conv = Convolution(*described)
-    size = conv.size(x)
-    _check_kinds("rep_conv2d", x, weight=conv.weight, bias=conv.bias, residual=conv.residual)
-    name = choose(x, conv, method, forced)
+def run(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    groups: int,
+    activation: str,
+    residual: Tensor | None,
+    add_first: bool,
+    method: str,
+    forced: str,
+) -> Tensor:
+    """``rep_conv2d`` now, on real tensors: the arguments of its operator and what forces a backend."""
+    conv = Convolution(weight, bias, stride, padding, groups, activation, residual, add_first)
+    dtype, device = x.dtype, x.device
+    if device.type != "cpu":
+        size = conv.size(x)
+        _check_kinds("rep_conv2d", x, weight=weight, bias=bias, residual=residual)
+        return _run_by(choose(x, conv, method, forced), x, conv, size, channels_last(x), forced)
+    seen = Described(x.shape, dtype, device, channels_last(x))
+    name, size = _plan_on_cpu(
+        seen,
+        weight.shape,
+        None if bias is None else bias.shape,
+        None if residual is None else residual.shape,
+        tuple(stride),
+        tuple(padding),
+        groups,
+        method,
+        forced,
+        onednn_obstacle(dtype),
+    )
+    for a in (weight, bias, residual):
+        if a is not None and (a.dtype != dtype or a.device != device):
+            _check_kinds("rep_conv2d", x, weight=weight, bias=bias, residual=residual)
+    return _run_by(name, x, conv, size, seen.last, forced)
+
+
+def quick(
+    x: Any,
+    weight: Any,
+    bias: Any,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    groups: int,
+    activation: str,
+    residual: Any,
+    add_first: bool,
+    method: str,
+) -> Tensor | None:
+    """``run`` where nobody watches plain tensors on the CPU, by as little Python as can be: it costs as much as a small
+    convolution. None where more has to be looked at, for example to say what is wrong."""
+    if torch.compiler.is_compiling() or being_watched() or current_backend() != "auto":
+        return None
+    grad = torch.is_grad_enabled()
+    kinds: list[Any] = []
+    for a in (x, weight, bias, residual):
+        if a is None:
+            kinds.append(None)
+        elif type(a) not in PLAIN or not a.is_cpu or (grad and a.requires_grad):
+            return None
+        else:
+            kinds.append((a.shape, a.dtype))
+    if kinds[0] is None or kinds[1] is None:
+        return None
+    onednn = onednn_obstacle(x.dtype)
+    bound = _bound(*kinds, channels_last(x), stride, padding, groups, activation, add_first, method, onednn)
+    return None if bound is None else bound(x, weight, bias, residual)
+
+
+@functools.lru_cache(maxsize=1024)
+def _bound(
+    x: tuple[tuple[int, ...], torch.dtype],
+    weight: tuple[tuple[int, ...], torch.dtype],
+    bias: tuple[tuple[int, ...], torch.dtype] | None,
+    residual: tuple[tuple[int, ...], torch.dtype] | None,
+    last: bool,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    groups: int,
+    activation: str,
+    add_first: bool,
+    method: str,
+    onednn: str,
+) -> Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Tensor] | None:
+    """All that is decided for such tensors, as one function of them; None where something is wrong with them."""
+    if any(a is not None and a[1] != x[1] for a in (weight, bias, residual)) or not x[1].is_floating_point:
+        return None
+    seen = Described(x[0], x[1], torch.device("cpu"), last)
+    shapes = [None if a is None else a[0] for a in (weight, bias, residual)]
+    try:
+        name, size = _plan_on_cpu(seen, *shapes, stride, padding, groups, method, "auto", onednn)
+    except (ValueError, RuntimeError):
+        return None
+    layout = torch.channels_last if last else torch.contiguous_format
+    empty_call = 0 in x[0] or 0 in weight[0]
+
+    def general(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+        conv = Convolution(weight, bias, stride, padding, groups, activation, residual, add_first)
+        return _run_by(name, x, conv, size, last, "auto")
+
+    def by_torch(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+        if torch.is_autocast_enabled("cpu"):
+            return general(x, weight, bias, residual)
+        rep_conv.log_choice(name)
+        y = torch.conv2d(x, weight, bias, stride, padding, 1, groups).contiguous(memory_format=layout)
+        return _activate_(y, activation)
+
+    unary, scalars = _ONEDNN_NAMES[activation], _ONEDNN_SCALARS.get(activation, [])
+
+    def by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+        rep_conv.log_choice(name)
+        y = _pointwise("default")(x, weight, bias, padding, stride, (1, 1), groups, unary, scalars, "")
+        return y.contiguous(memory_format=layout)
+
+    alone = residual is None and not empty_call
+    return {"torch": by_torch, "onednn": by_onednn}.get(name, general) if alone else general
+
+
+def _run_by(name: str, x: Tensor, conv: Convolution, size: Sequence[int], last: bool, forced: str) -> Tensor:
+    """``conv`` by the implementation ``name``; ``last``: whether the result is to be channels_last."""
     rep_conv.log_choice(name)
     if name in FUSED:
         return _core.rep_conv2d_fused(name, x, *_last(conv), False).permute(0, 3, 1, 2)
     if name == "native":
-        last = channels_last(x)
         y = _core.rep_conv2d(x, *conv, last)
         return y.permute(0, 3, 1, 2) if last else y
     if name == "winograd":
-        return run_winograd(x, conv, None, channels_last(x))
+        return run_winograd(x, conv, None, last)
+    layout = torch.channels_last if last else torch.contiguous_format
     if name == "onednn":
-        return fused_onednn(x, conv).contiguous(memory_format=memory_format(x))
+        return fused_onednn(x, conv).contiguous(memory_format=layout)
     kernel = (x.device.type == "cuda" or forced == "cuda") and x.dtype in _NATIVE_DTYPES
-    y = _convolved(x, conv._replace(bias=None) if kernel else conv, size)
-    y = y.contiguous(memory_format=memory_format(x))
+    y = _convolved(x, conv._replace(bias=None) if kernel else conv, size).contiguous(memory_format=layout)
     if kernel:
         _core.bias_act_in_place(y, conv.bias, conv.activation, conv.residual, conv.add_first, forced)
         return y
@@ -174,18 +336,23 @@ def run_winograd(x: Tensor, conv: Convolution, packed: Tensor | None, last: bool
 def fused_onednn(x: Tensor, conv: Convolution) -> Tensor:
     """oneDNN's convolution with what it can take along; its weight plain or packed; the result is channels_last."""
     _, bias, stride, padding, groups, activation, residual, add_first = conv
-    layout = (bias, list(padding), list(stride), [1, 1], groups)
-    operators = torch.ops.mkldnn
+    layout = (bias, padding, stride, (1, 1), groups)
     before = residual is not None and (add_first or activation == "none")
-    if before and activation in ("none", "relu"):
+    # Contiguous 16-bit tensors with a plain weight reach an operator of torch's that lacks these dtypes.
+    whole = x.dtype == torch.float32 or conv.weight.is_mkldnn or channels_last(x)
+    if before and whole and activation in ("none", "relu"):
         unary = "relu" if activation == "relu" else None
-        binary = operators._convolution_pointwise.binary
-        return binary(x, residual, conv.weight, *layout, "add", 1.0, unary, [], "")
+        return _pointwise("binary")(x, residual, conv.weight, *layout, "add", 1.0, unary, [], "")
     name = "none" if before else _ONEDNN_NAMES[activation]
-    y = operators._convolution_pointwise(x, conv.weight, *layout, name, _ONEDNN_SCALARS.get(name, []), "")
+    y = _pointwise("default")(x, conv.weight, *layout, name, _ONEDNN_SCALARS.get(name, []), "")
     if residual is not None:
         y = y.add_(residual)
     return _activate_(y, activation) if before else y
+
+
+@functools.cache
+def _pointwise(overload: str) -> Any:
+    return getattr(torch.ops.mkldnn._convolution_pointwise, overload)
 
 
 def _convolved(x: Tensor, conv: Convolution, size: Sequence[int]) -> Tensor:
@@ -194,8 +361,10 @@ def _convolved(x: Tensor, conv: Convolution, size: Sequence[int]) -> Tensor:
     if x.numel() == 0 or weight.numel() == 0:
         y = empty(x, (x.shape[0], weight.shape[0], *size)).zero_()
         return y if bias is None else y.add_(bias.view(-1, 1, 1))
+    if not torch.is_autocast_enabled(x.device.type):
+        return torch.conv2d(x, weight, bias, stride, padding, 1, groups)
     with _without_autocast(x):
-        return torch.nn.functional.conv2d(x, weight, bias, list(stride), list(padding), 1, groups)
+        return torch.conv2d(x, weight, bias, stride, padding, 1, groups)
 
 
 def _without_autocast(x: Tensor) -> contextlib.AbstractContextManager[Any]:
@@ -218,6 +387,14 @@ def _activate_(y: Tensor, activation: str) -> Tensor:
     if activation == "silu":
         return torch.nn.functional.silu(y, inplace=True)
     return torch.nn.functional.leaky_relu_(y, 0.1) if activation == "leaky_relu" else y
+
+
+def _activate(x: Tensor, activation: str) -> Tensor:
+    if activation == "relu":
+        return torch.relu(x)
+    if activation == "silu":
+        return torch.nn.functional.silu(x)
+    return torch.nn.functional.leaky_relu(x, 0.1)
 
 
 def run_bias_act(
@@ -251,7 +428,7 @@ def run_backward(grad: Tensor, x: Tensor, *arguments: Any) -> tuple[Tensor, ...]
                 list(wanted[:3]),
             )  # fmt: skip
     # Results of an operator may not share memory with its arguments, nor with each other.
-    last = g.clone() if g is grad or g.data_ptr() == grad.data_ptr() else g
+    last = g.clone() if wanted[3] and g.data_ptr() == grad.data_ptr() else g
     found = zip((*grads, last), wanted)
     return tuple(
         a.to(dtype).contiguous() if want and a is not None else grad.new_empty(0, dtype=dtype) for a, want in found
@@ -264,6 +441,51 @@ def _through_activation(grad: Tensor, pre: Tensor, activation: str) -> Tensor:
     if activation == "silu":
         return torch.ops.aten.silu_backward(grad, pre)
     return torch.ops.aten.leaky_relu_backward(grad, pre, 0.1, False)
+
+
+class RepConvFunction(torch.autograd.Function):
+    """``rep_conv2d`` for eager autograd, with the bits that it has without gradients. Where it can be, the activation's
+    input is kept, as eager torch keeps it, and backward needs no second convolution."""
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> Tensor:
+        pre, y = _with_input_of_activation(*args)
+        keep_inputs(ctx, (*args, pre), y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, stride, padding, groups, activation, _, add_first, _, pre = kept_inputs(ctx)
+        if pre is None:
+            return rep_conv.differentiate(ctx, grad)
+        need = ctx.needs_input_grad
+        g = _through_activation(grad.contiguous(memory_format=memory_format(x)), pre, activation)
+        wanted = [*need[:3], False]
+        found: Sequence[Tensor | None] = (None, None, None)
+        if any(wanted):
+            attributes = (stride, padding, groups, "none", None, False, wanted)
+            grads = rep_conv.REP_CONV2D_BACKWARD(g, x, weight, bias, *attributes)
+            found = [a if want else None for a, want in zip(grads, wanted)][:3]
+        of_residual = (g if add_first else grad) if need[7] else None
+        return (*found, None, None, None, None, of_residual, None, None)
+
+
+def _with_input_of_activation(x: Tensor, *arguments: Any) -> tuple[Tensor | None, Tensor]:
+    """The input of the activation, None where it is not at hand, and the result."""
+    *described, method = arguments
+    conv, forced = Convolution(*described), current_backend()
+    name = ""
+    if conv.activation != "none" and forced == "auto" and x.device.type == "cpu" and x.dtype in _KEPT_DTYPES:
+        name = choose(x, conv, method, forced)
+    if name not in _KEEPING:
+        return None, rep_conv.REP_CONV2D.run(x, *arguments)
+    before = conv._replace(activation="none", residual=conv.residual if conv.add_first else None)
+    pre = rep_conv.REP_CONV2D.run(x, *before, name)
+    after = None if conv.add_first else conv.residual
+    if name == "winograd":
+        return pre, run_bias_act(pre, None, conv.activation, after, False, forced)
+    y = _activate(pre, conv.activation)
+    return pre, y if after is None else y.add_(after)
 
 
 def _check_kinds(op: str, x: Tensor, **others: Tensor | None) -> None:

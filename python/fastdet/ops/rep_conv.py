@@ -18,6 +18,7 @@ ACTIVATIONS = ("none", "relu", "silu", "leaky_relu")
 CONVOLUTIONS = ("auto", "native", "winograd", "onednn", "torch", "cudnn", "cutlass")
 WINOGRAD_CHANNELS, WINOGRAD_PIXELS = 16, 64  # fewer are not faster by it
 _LEAKY_SLOPE = 0.1
+_quick: Any = None  # see _torch_rep_conv.quick
 
 
 def rep_conv2d(
@@ -68,12 +69,17 @@ def rep_conv2d(
         ValueError: shapes do not agree or an attribute is out of range. TypeError: dtype not listed, or not that of x.
         RuntimeError: the backend asked for cannot run this; the message says why.
 
-    Gradients: of x, weight, bias and residual, by torch's convolution_backward; the activation's input is computed
-    again instead of kept.
+    Gradients: of x, weight, bias and residual, by torch's convolution_backward. Eager autograd on the CPU keeps the
+    activation's input of ``"torch"`` and ``"winograd"`` in float32 and float64; elsewhere it is computed again.
     """
     attributes = _attributes(stride, padding, groups, activation)
     if backend not in CONVOLUTIONS:
         raise ValueError(f"rep_conv2d: backend must be one of {', '.join(CONVOLUTIONS)}, got {backend!r}")
+    _backend.attach_torch()
+    if _quick is not None:
+        y = _quick(x, weight, bias, *attributes, residual, bool(add_first), backend)
+        if y is not None:
+            return y
     return REP_CONV2D(x, weight, bias, *attributes, residual, bool(add_first), backend)
 
 
@@ -468,6 +474,12 @@ def _run_backward(grad: Any, *arguments: Any) -> Any:
     return tuple(a.astype(grad.dtype) for a in grads)
 
 
+def set_quick(function: Any) -> None:
+    """Said by the torch half once torch is there."""
+    global _quick
+    _quick = function
+
+
 def log_choice(name: str) -> None:
     """Tell on standard error which implementation runs, where FASTDET_LOG asks for it."""
     if _backend._log_calls:
@@ -491,8 +503,15 @@ def _fake_backward(grad: Any, x: Any, weight: Any, bias: Any, *arguments: Any) -
     return tuple(grad.new_empty(shape if want else (0,)) for shape, want in zip(shapes, arguments[-1]))
 
 
-def _differentiate(ctx: Any, grad: Any) -> tuple[Any, ...]:
-    x, weight, bias, stride, padding, groups, activation, residual, add_first, _ = kept_inputs(ctx)
+def _eager_function() -> Any:
+    from fastdet.ops import _torch_rep_conv
+
+    return _torch_rep_conv.RepConvFunction
+
+
+def differentiate(ctx: Any, grad: Any) -> tuple[Any, ...]:
+    """Gradients of the operator's arguments, from those that ``ctx`` has kept."""
+    x, weight, bias, stride, padding, groups, activation, residual, add_first = kept_inputs(ctx)[:9]
     need = ctx.needs_input_grad
     wanted = [need[0], need[1], need[2], bool(need[7] and add_first)]
     grads: list[Any] = [None] * 4
@@ -521,7 +540,8 @@ REP_CONV2D = Op(
     native=_run_rep_conv2d,
     reference=rep_conv2d_reference,
     fake=_fake,
-    backward=_differentiate,
+    backward=differentiate,
+    eager_function=_eager_function,
     dtypes_of=(0,),
 )
 BIAS_ACT = Op(

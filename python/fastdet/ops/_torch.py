@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 _library = torch.library.Library("fastdet", "FRAGMENT")
 PLAIN = (torch.Tensor, torch.nn.Parameter)
+# Asked in every call: where they lie takes longer to find than to ask.
+_modes, _transformation = torch._C._len_torch_dispatch_stack, torch._C._functorch.peek_interpreter_stack
+_trace = torch._C._get_tracing_state
 
 
 def register(op: Op) -> None:
@@ -84,11 +87,7 @@ class Bridge:
 
 def being_watched() -> bool:
     """Whether something wants to see every operator that is called: a mode, a transformation, a trace."""
-    return (
-        torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch._C._get_tracing_state() is not None
-    )
+    return _modes() > 0 or _transformation() is not None or _trace() is not None
 
 
 def _plain_gradients(args: tuple[Any, ...]) -> bool:

@@ -21,6 +21,7 @@ from fastdet.ops.rep_conv import Convolution
 _ONEDNN_NAMES = {"none": "none", "relu": "relu", "silu": "swish", "leaky_relu": "leaky_relu"}
 _ONEDNN_SCALARS: dict[str, list[float]] = {"leaky_relu": [0.1]}
 FUSED = ("cudnn", "cutlass")  # libraries that fuse everything into one CUDA kernel
+_onednn_enabled = torch._C._get_mkldnn_enabled  # torch.backends.mkldnn.enabled, found sooner
 _NATIVE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # Implementations whose epilogue can be run by itself with the same bits, in dtypes that hold sums as they are.
 _KEEPING, _KEPT_DTYPES = ("torch", "winograd"), (torch.float32, torch.float64)
@@ -245,8 +246,8 @@ def quick(
             kinds.append((a.shape, a.dtype))
     if kinds[0] is None or kinds[1] is None:
         return None
-    onednn = onednn_obstacle(x.dtype)
-    bound = _bound(*kinds, channels_last(x), stride, padding, groups, activation, add_first, method, onednn)
+    last = channels_last(x)
+    bound = _bound(*kinds, last, stride, padding, groups, activation, add_first, method, _onednn_enabled())
     return None if bound is None else bound(x, weight, bias, residual)
 
 
@@ -263,7 +264,7 @@ def _bound(
     activation: str,
     add_first: bool,
     method: str,
-    onednn: str,
+    onednn: bool,
 ) -> Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Tensor] | None:
     """All that is decided for such tensors, as one function of them; None where something is wrong with them."""
     if any(a is not None and a[1] != x[1] for a in (weight, bias, residual)) or not x[1].is_floating_point:
@@ -271,7 +272,8 @@ def _bound(
     seen = Described(x[0], x[1], torch.device("cpu"), last)
     shapes = [None if a is None else a[0] for a in (weight, bias, residual)]
     try:
-        name, size = _plan_on_cpu(seen, *shapes, stride, padding, groups, method, "auto", onednn)
+        why_not = onednn_obstacle(x[1])  # what ``onednn``, its switch, changes
+        name, size = _plan_on_cpu(seen, *shapes, stride, padding, groups, method, "auto", why_not)
     except (ValueError, RuntimeError):
         return None
     layout = torch.channels_last if last else torch.contiguous_format

@@ -6,10 +6,10 @@ What a sample costs:
 - chain: the canvas is filled and pasted (4.9 MB written), warped (up to 4.9 MB read, 1.2 MB written), converted, looked
   up, converted back and mirrored: four more passes over 1.2 MB read and written. OpenCV's warp takes some 20 cycles a
   pixel, since it sorts the bytes of neighbours one by one.
-- here: 12 bytes in 2 loads for each pixel of the result, 1.2 MB written once. With AVX-512 VBMI some 5 cycles a pixel to
-  interpolate (75 instructions for 8 of them), 2 to find positions and runs, 3 for both conversions and the tables: 10
-  cycles or 4 M for a picture, 1.2 ms at 3.5 GHz against OpenCV's 5 to 9 ms. Maps that neither turn nor shear, as those of
-  ``data/bench_augmentation.py``, take 3 cycles to interpolate and none for positions; here all are turned.
+- here: 12 bytes in 2 loads for each pixel of the result, 1.2 MB written once. With AVX-512 VBMI some 5 cycles a pixel
+  to interpolate (75 instructions for 8 of them), 2 to find positions and runs, 3 for both conversions and the tables:
+  10 cycles or 4 M for a picture, 1.2 ms at 3.5 GHz against OpenCV's 5 to 9 ms. Maps that neither turn nor shear, as
+  those of ``data/bench_augmentation.py``, take 3 cycles to interpolate and none for positions; here all are turned.
 
 A batch of 8 is timed. The peer is OpenCV at its best: with two threads inside each call, or, faster, two threads that
 make a picture each with OpenCV's own threads off; the canvas is kept between pictures, tables are applied to three

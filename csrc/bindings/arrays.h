@@ -15,7 +15,6 @@
 
 namespace fastdet::bindings {
 
-// A pybind11 signature takes the backend as the last argument: "auto", "cpu" or "cuda".
 // Host memory of a call, which its thread keeps for the next one: pages fresh from the system cost as much as some operators.
 class HostWorkspace {
  public:
@@ -35,6 +34,7 @@ class HostWorkspace {
   Memory memory_;
 };
 
+// A pybind11 signature takes the backend as the last argument: "auto", "cpu" or "cuda".
 class Call {
  public:
   Call(const char* op, std::string_view backend);

@@ -13,7 +13,7 @@ import torch
 from rep_conv_problems import PROBLEMS, SPECIAL, Problem, square
 
 from fastdet import _core, ops
-from fastdet.ops import _torch_rep_conv
+from fastdet.ops import _backend, _torch_rep_conv
 from fastdet.testing.ops import ORDERS, VARIANTS, Case, check, check_gradients, check_torch, cuda_kind, set_thread_order
 
 REP_CONV2D, BACKWARD, BIAS_ACT = ops.REP_CONV2D, ops.REP_CONV2D_BACKWARD, ops.BIAS_ACT
@@ -419,6 +419,19 @@ x, w = np.ones((1, 2, 4, 4), np.float32), np.ones((3, 2, 1, 1), np.float32)
 y = ops.rep_conv2d(x, w, activation="none")
 print(y.shape, float(y.max()), "torch" in sys.modules)
 """
+
+
+def test_the_log_tells_of_calls_on_tensors(monkeypatch, capfd):
+    monkeypatch.setattr(_backend, "_log_calls", True)
+    ops.rep_conv2d(torch.ones(1, 2, 5, 5), torch.ones(3, 2, 3, 3))
+    lines = capfd.readouterr().err.splitlines()
+    assert any(line.startswith("fastdet rep_conv2d [auto] torch.float32(1, 2, 5, 5) [1, 1]") for line in lines)
+    assert "fastdet rep_conv2d: by torch" in lines
+
+
+def test_what_is_no_array_is_said():
+    with pytest.raises(TypeError, match="rep_conv2d: x must be an array or a tensor, got int"):
+        ops.rep_conv2d(5, np.ones((3, 2, 3, 3), np.float32))
 
 
 def test_numpy_needs_no_torch_and_the_log_names_the_choice():

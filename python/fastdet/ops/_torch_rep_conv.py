@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastdet import _core
-from fastdet.ops import rep_conv
+from fastdet.ops import _backend, rep_conv
 from fastdet.ops._backend import current_backend, keep_inputs, kept_inputs
 from fastdet.ops._torch import PLAIN, being_watched
 from fastdet.ops.rep_conv import Convolution
@@ -233,7 +233,7 @@ def quick(
 ) -> Tensor | None:
     """``run`` where nobody watches plain tensors on the CPU, by as little Python as can be: it costs as much as a small
     convolution. None where more has to be looked at, for example to say what is wrong."""
-    if torch.compiler.is_compiling() or being_watched() or current_backend() != "auto":
+    if torch.compiler.is_compiling() or being_watched() or current_backend() != "auto" or _backend._log_calls:
         return None
     grad = torch.is_grad_enabled()
     kinds: list[Any] = []

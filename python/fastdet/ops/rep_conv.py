@@ -267,6 +267,8 @@ def check_shapes(
 ) -> tuple[int, int]:
     """(P, Q) of ``rep_conv2d``'s result; ValueError where shapes do not agree."""
     for name, array in (("x", x), ("weight", weight)):
+        if not hasattr(array, "shape"):
+            raise TypeError(f"rep_conv2d: {name} must be an array or a tensor, got {type(array).__name__}")
         if len(array.shape) != 4:
             raise ValueError(f"rep_conv2d: {name} must have 4 dimensions, got {tuple(array.shape)}")
     for name, pair, least in (("stride", stride, 1), ("padding", padding, 0)):

@@ -26,7 +26,7 @@ import subprocess
 from collections.abc import Callable, Collection, Mapping
 from importlib import metadata
 from pathlib import Path
-from time import perf_counter, sleep
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -35,8 +35,9 @@ RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("numpy", "torch", "torchvision", "transformers", "opencv-python-headless", "pillow", "scipy")
 SAMPLE_SECONDS = 0.005  # calls shorter than this are timed several at a time
 LONG_SECONDS = 30.0  # a turn of all contenders that takes longer is always counted: each has been called before
-# Threads look for more work before they sleep, OpenMP's for some 5 ms; no contender's stand in another's way.
-REST_SECONDS = 0.02
+# Before a sample the contender works so long uncounted: its threads are awake and spread over the processors,
+# and those of the one before, which look for more work for a while (OpenMP's some 5 ms), sleep.
+WARM_SECONDS = 0.02
 
 
 def compare(
@@ -77,23 +78,33 @@ def compare(
         sample = on_device.sample
         contenders = {n: run if n in eager else on_device.graphed(run) for n, run in contenders.items()}
     (ours, run_ours), *peers = contenders.items()
+    started = perf_counter()
     expected = run_ours()
+    first = {ours: perf_counter() - started}
     for name, run in peers:
-        assert same(expected, run()), f"{op}, {setting}: {name} does not agree with {ours}"
+        started = perf_counter()
+        result = run()
+        first[name] = perf_counter() - started
+        assert same(expected, result), f"{op}, {setting}: {name} does not agree with {ours}"
     if not benchmark.enabled:
         benchmark(run_ours)  # runs it once
         return {}
-    seconds = {name: _seconds(run, sample) for name, run in contenders.items()}
+    seconds = {n: first[n] if first[n] > 1 else _seconds(run, sample) for n, run in contenders.items()}
     calls = {name: max(1, min(10000, round(SAMPLE_SECONDS / each))) for name, each in seconds.items()}
     warm_up = 2 if sum(seconds.values()) < LONG_SECONDS else 0
     timed: dict[str, list[float]] = {name: [] for name in contenders}
 
     def peers_turn() -> None:
         for name, run in peers:
-            timed[name].append(sample(run, calls[name]))
+            turn(name, run)
 
     def our_turn() -> None:
-        timed[ours].append(sample(run_ours, calls[ours]))
+        turn(ours, run_ours)
+
+    def turn(name: str, run: Callable[[], Any]) -> None:
+        if device == "cpu" and seconds[name] < WARM_SECONDS:
+            _warm_up(run)
+        timed[name].append(sample(run, calls[name]))
 
     gc.disable()
     try:
@@ -204,14 +215,17 @@ def peak_memory(run: Callable[[], Any]) -> int:
 
 
 def _sample(run: Callable[[], Any], calls: int) -> float:
-    """Seconds of one of ``calls`` calls, after a rest; where calls are short, one that is not counted wakes threads."""
-    sleep(REST_SECONDS)
-    if calls > 1:
-        run()
+    """Seconds of one of ``calls`` calls."""
     start = perf_counter()
     for _ in range(calls):
         run()
     return (perf_counter() - start) / calls
+
+
+def _warm_up(run: Callable[[], Any]) -> None:
+    end = perf_counter() + WARM_SECONDS
+    while perf_counter() < end:
+        run()
 
 
 def _seconds(run: Callable[[], Any], sample: Callable[[Callable[[], Any], int], float]) -> float:

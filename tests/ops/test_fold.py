@@ -82,21 +82,35 @@ def random_branches(rng, form, channels, eps, dtype=np.float32, *, biased=False,
     return branches, groups
 
 
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+@pytest.mark.parametrize("biased", [False, True], ids=["plain", "biased"])
+@pytest.mark.parametrize("channels", [4, 8, 12, 16, 20])
 @pytest.mark.parametrize("eps", EPS)
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("form", FORMS)
-def test_folded_equals_branches(form, stride, eps):
+def test_folded_equals_branches(form, stride, eps, channels, biased, kind):
     """float32 result: within 1e-5 of the branches in float64, relative to the largest output."""
-    rng = np.random.default_rng(len(form) + stride)
-    branches, groups = random_branches(rng, form, 8, eps, biased=stride == 2)
+    rng = np.random.default_rng(len(form) + stride + 31 * channels)
+    branches, groups = random_branches(rng, form, channels, eps, biased=biased)
     if stride == 2:
         branches = [b for b in branches if b.weight is not None]
-    x = torch.from_numpy(rng.normal(0, 1, (2, 8, 14, 15)))
-    weight, bias = ops.fold_rep_conv(branches, groups=groups)
-    assert weight.dtype == bias.dtype == np.float32 and isinstance(weight, np.ndarray)
+    x = torch.from_numpy(rng.normal(0, 1, (2, channels, 14, 15)))
+    given = [tensors_of(b) for b in branches] if kind == "torch" else branches
+    weight, bias = ops.fold_rep_conv(given, groups=groups)
+    if kind == "numpy":
+        assert isinstance(weight, np.ndarray)
+        weight, bias = torch.from_numpy(weight), torch.from_numpy(bias)
+    assert weight.dtype == bias.dtype == torch.float32
     padding = [(k - 1) // 2 for k in weight.shape[2:]]
-    y = F.conv2d(x, torch.from_numpy(weight).double(), torch.from_numpy(bias).double(), stride, padding, 1, groups)
+    y = F.conv2d(x, weight.double(), bias.double(), stride, padding, 1, groups)
     agree(y, summed(branches, x, stride=stride, groups=groups), 1e-5)
+
+
+def tensors_of(branch):
+    """The branch in torch tensors."""
+    tensor = lambda a: torch.from_numpy(a) if isinstance(a, np.ndarray) else a  # noqa: E731
+    bn = None if branch.bn is None else BatchNorm(*map(tensor, branch.bn))
+    return RepBranch(tensor(branch.weight), tensor(branch.bias), bn)
 
 
 @pytest.mark.parametrize("form", FORMS)

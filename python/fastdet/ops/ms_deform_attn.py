@@ -256,7 +256,7 @@ def ms_deform_attn_reference(
     with np.errstate(invalid="ignore", over="ignore"):
         for c, (_, share, inside) in enumerate(taps.corners):
             weight = np.where(inside, attention_weights * share, wide.dtype.type(0))
-            total += np.einsum("bqmt,bqmtd->bqmd", weight, taps.pixels(wide, c))
+            total += (weight[..., None] * taps.pixels(wide, c)).sum(3)
         return total.reshape(batch, queries, heads * value.shape[3]).astype(value.dtype)
 
 
@@ -281,7 +281,7 @@ def ms_deform_attn_backward_reference(
     grad_value, dots = np.zeros(wide.shape, wide.dtype), []
     with np.errstate(invalid="ignore", over="ignore"):
         for c, (token, share, inside) in enumerate(taps.corners):
-            dots.append(np.where(inside, np.einsum("bqmd,bqmtd->bqmt", grad, taps.pixels(wide, c)), zero))
+            dots.append(np.where(inside, (grad[:, :, :, None] * taps.pixels(wide, c)).sum(-1), zero))
             part = (weights * share)[..., None] * grad[:, :, :, None]
             b, q, m, t = np.nonzero(inside)
             np.add.at(grad_value, (b, token[b, q, m, t], m), part[b, q, m, t])

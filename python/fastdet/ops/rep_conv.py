@@ -248,14 +248,14 @@ def rep_conv2d_backward_reference(
     inputs, outputs = weight.shape[1], o // groups
     padded = _padded(x, padding)
     grad_x, grad_weight = np.zeros(padded.shape), np.zeros(weight.shape)
-    by_group = g.reshape(b, groups, outputs, p, q)
+    by_group = g.reshape(b, groups, outputs, p * q)
     kernels = weight.astype(np.float64).reshape(groups, outputs, inputs, *weight.shape[2:])
     for r in range(weight.shape[2]):
         for s in range(weight.shape[3]):
             at = (slice(None), slice(None), *_window((r, s), stride, (p, q)))
-            seen = padded[at].reshape(b, groups, inputs, p, q)
-            grad_weight[:, :, r, s] = np.einsum("bgipq,bgopq->goi", seen, by_group).reshape(o, inputs)
-            grad_x[at] += np.einsum("goi,bgopq->bgipq", kernels[..., r, s], by_group).reshape(b, x.shape[1], p, q)
+            seen = padded[at].reshape(b, groups, inputs, p * q)
+            grad_weight[:, :, r, s] = (by_group @ seen.swapaxes(2, 3)).sum(0).reshape(o, inputs)
+            grad_x[at] += (kernels[..., r, s].swapaxes(1, 2) @ by_group).reshape(b, x.shape[1], p, q)
     grad_x = grad_x[:, :, padding[0] : padding[0] + x.shape[2], padding[1] : padding[1] + x.shape[3]]
     grads = (grad_x, grad_weight, g.sum((0, 2, 3)), g)
     wide = _wide(x)

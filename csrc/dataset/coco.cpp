@@ -204,7 +204,7 @@ class Reader {
     for (const JsonCursor::Number& side : sides_) coco_.box.push_back(side.value);
   }
 
-  // A list of polygons; run lengths and null are none.
+  // A list of polygons; run lengths and null are none. Those of fewer than three points are left out.
   void segmentation() {
     const char kind = json_.peek();
     if (kind == '{' || kind == 'n') {
@@ -212,14 +212,18 @@ class Reader {
       return;
     }
     json_.list([&] {
-      Index count = 0;
+      const std::size_t start = coco_.point.size();
       json_.list([&] {
         const double value = json_.number().value;
         if (!(std::abs(value) <= kMaxCoordinate)) throw Unclean{};
         coco_.point.push_back(static_cast<float>(value));
-        ++count;
       });
-      if (count < 6 || count % 2 != 0) throw Unclean{};
+      const std::size_t count = coco_.point.size() - start;
+      if (count < 6 || count % 2 != 0) {
+        coco_.point.resize(start);
+        ++coco_.suspicious;
+        return;
+      }
       coco_.ring_starts.push_back(static_cast<Index>(coco_.point.size() / 2));
     });
   }

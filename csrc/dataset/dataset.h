@@ -54,7 +54,7 @@ struct Coco {
   std::vector<Index> ring_starts, polygon_starts;  // [rings + 1] into point; [n + 1] into rings
   std::vector<Index> category_ids;                 // rising: by label
   Texts category_names;
-  Index suspicious = 0;  // boxes without area, or reaching out of their picture
+  Index suspicious = 0;  // boxes without area or reaching out of their picture, polygons that were left out
 };
 
 // Reads the file, which must not be cut short meanwhile. Nothing, where it is not clean. Without `polygons` segmentations are

@@ -211,6 +211,43 @@ def test_splits_that_do_not_fit(tmp_path):
     assert found(check_dataset(root)) == [("unreadable", path.name, "")]
 
 
+def test_lists_need_not_name_all_pictures(tmp_path):
+    """Labels of a picture that no split lists are no label files without a picture."""
+    root = write_yolo(tmp_path / "set")
+    (root / "some.txt").write_text("images/val/a.png\n")
+    yaml = (root / "data.yaml").read_text().replace("val: images/val", "val: some.txt")
+    (root / "data.yaml").write_text(yaml)
+    assert not [each for each in check_dataset(root).problems if each.kind == "label-orphan"]
+    (root / "images" / "val" / "b.png").unlink()
+    assert ("label-orphan", "b.txt", "") in found(check_dataset(root))
+
+
+def test_classes_of_one_name_are_counted_apart(tmp_path, capfd):
+    root = write_yolo(tmp_path / "set")
+    yaml = (root / "data.yaml").read_text()
+    (root / "data.yaml").write_text(yaml.replace("disc", "cell"))
+    report = check_dataset(root)
+    assert report.splits[0].classes == {"cell": 1, "cell (2)": 2}
+    assert [(each.level, str(each)) for each in report.problems] == [
+        ("warning", f"{root}: 2 classes are called cell, 2 of them have objects")
+    ]
+    for path in (root / "labels").rglob("*.txt"):
+        path.write_text(re.sub("^0", "1", path.read_text(), flags=re.M))
+    assert [(each.level, each.kind) for each in check_dataset(root).problems if each.kind != "class-empty"] == [
+        ("note", "class-repeated")
+    ]
+
+
+def test_errors_are_printed_before_notes(tmp_path, capfd):
+    root = write_yolo(tmp_path / "set")
+    for name in "xyz":
+        (root / "images" / "train" / f"{name}.heic").write_bytes(b"")
+    (root / "labels" / "train" / "b.txt").write_text("7 0.5 0.5 0.1 0.1\n0 0.9 0.5 0.4 0.1\n0 48 0.5 0.1 0.1\n")
+    assert main(["check", str(root)]) == 1
+    heads = re.findall(r"^(?:error|warning|note) .*", capfd.readouterr().out, re.M)
+    assert heads == ["error box-outside: 2", "error class-unknown: 1", "note picture-unread: 3"]
+
+
 def test_labels_in_the_wrong_place(tmp_path):
     root = write_yolo(tmp_path / "set")
     (root / "labels").rename(root / "annotation")

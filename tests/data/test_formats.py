@@ -202,9 +202,31 @@ def test_paths_that_lead_outside(tmp_path, key, name):
         (root / "list.txt").write_text(f"images/val/a.png\n{name}/a.png\n")
         (root / "data.yaml").write_text(text.replace("val: images/val", "val: list.txt"))
     line = ":2: " if key in ("list", "file_name") else "data.yaml: "
-    with pytest.raises(DataError, match="leads out of") as caught:
+    why = "is an absolute path; allow_outside=True" if name[0] == "/" or name[1:2] == ":" else "leads out of"
+    why = "has backslashes; folders are separated by '/'" if "\\" in name else why
+    with pytest.raises(DataError, match=why) as caught:
         open_dataset(root)
     assert line in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["C:/images", "c:images"])
+def test_drives_are_refused_where_folders_of_such_names_are(tmp_path, name):
+    """Elsewhere than on Windows ``C:`` may be a folder; a data set must mean the same everywhere."""
+    root = write_yolo(tmp_path / "set")
+    shutil.copytree(root / "images" / "val", root / "sub" / name)
+    text = (root / "data.yaml").read_text().replace("val: images/val", f"val: {name}")
+    (root / "data.yaml").write_text(f"path: sub\n{text}")
+    with pytest.raises(DataError, match=rf"val: '{name}' is an absolute path"):
+        open_dataset(root)
+    assert len(open_dataset(root, allow_outside=True)) == 3
+
+
+def test_a_picture_is_no_split(tmp_path):
+    root = write_yolo(tmp_path / "set")
+    text = (root / "data.yaml").read_text().replace("val: images/val", "val: images/val/a.png")
+    (root / "data.yaml").write_text(text)
+    with pytest.raises(DataError, match=r"val: 'images/val/a.png' is a picture; it must be a folder or a list"):
+        open_dataset(root)
 
 
 def test_links_that_lead_outside(tmp_path):

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from small_sets import BOXES, SIZES, write_coco, write_yolo
 
+from fastdet.cli import main
 from fastdet.data import DataError, layout, open_dataset
 from fastdet.data.augmentation import RECIPES, augmented_sample
 from fastdet.data.augmentation.box_geometry import polygon_mask
+from fastdet.data.check import check_dataset
 from fastdet.data.coco import read_coco
 from fastdet.data.loader import Loader, PictureCache
 from fastdet.data.polygons import joined
@@ -87,8 +89,6 @@ def test_yolo_polygons(tmp_path):
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        ([[1, 2, 3, 4]], "'segmentation[0]' must have x and y of 3 points or more, got 4 numbers"),
-        ([[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6, 7]], "'segmentation[1]' must have x and y of 3 points or more, got 7"),
         ([[1, 2, 3, 4, 5, float("nan")]], "'segmentation[0]' must be finite numbers x1, y1, x2, y2, ..., got [1, 2,"),
         ([1, 2, 3, 4, 5, 6], "'segmentation[0]' must be finite numbers x1, y1, x2, y2, ..., got 1"),
         ("x", "'segmentation' must be a list of polygons, got 'x'"),
@@ -105,8 +105,33 @@ def test_what_is_wrong_is_said(tmp_path, value, reason):
     assert str(caught.value).startswith(f"{path}: annotations[2]: {reason}")
     told = []
     data = open_dataset(root, "val", polygons=True, report=told.append)
-    assert [problem.kind for problem in told] == ["polygon"] and len(data.annotations) == 3
-    assert len(open_dataset(root, "val").annotations) == 4  # nobody asks for them
+    assert [(problem.level, problem.kind) for problem in told] == [("error", "polygon")]
+    assert len(data.annotations) == len(open_dataset(root, "val").annotations) == 4  # only the polygon is left out
+
+
+def test_polygons_too_short_are_left_out(tmp_path):
+    """As COCO's own files have some: training goes on, natively too, and ``check`` tells which."""
+    root = coco_with_polygons(tmp_path / "set")
+    path = root / "annotations" / "instances_val.json"
+    content = json.loads(path.read_text())
+    entry = content["annotations"][2]
+    good = [1, 2, 3, 4, 5, 7]
+    entry["segmentation"] = [[1, 2, 3, 4], good, [1, 2, 3, 4, 5, 6, 7], []]
+    path.write_text(json.dumps(content))
+    data = open_dataset(root, "val", polygons=True)
+    place = next(i for i, row in enumerate(data.annotations) if row.id == entry["id"])
+    assert [ring.reshape(-1).tolist() for ring in data.pictures.columns.rings(place)] == [good]
+    assert len(data.annotations) == 4
+    report, asked = check_dataset(root), check_dataset(root, polygons=True)
+    assert not report.harmful and asked.harmful and len(report.problems) == 3
+    assert [(each.level, each.kind) for each in report.problems] == [("note", "polygon")] * 3
+    text = "'segmentation[0]' must have x and y of 3 points or more to be used, got 4 numbers"
+    assert str(report.problems[0]) == f"{path}: annotations[2]: {text} (annotation {entry['id']})"
+    assert [dataclasses.replace(each, level="note") for each in asked.problems] == report.problems
+    assert {each.level for each in asked.problems} == {"warning"}
+    entry["segmentation"] = ["x"]
+    path.write_text(json.dumps(content))
+    assert main(["check", str(root)]) == 0 and main(["check", str(root), "--polygons"]) == 1
 
 
 @settings(max_examples=60, deadline=None)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -212,3 +213,16 @@ def test_tensors_in(known):
     assert evaluate({7: Prediction(boxes, scores, labels)}, known.ground_truth) == known.metrics()
     half = Prediction(boxes.bfloat16(), scores.bfloat16(), labels)
     assert evaluate({7: half}, known.ground_truth).ap50 > 0
+
+
+def test_classes_of_one_name_have_rows_of_their_own(known):
+    truth = dataclasses.replace(known.ground_truth, names=("all", "all"))
+    again = Evaluator(truth)
+    again.merge(known.state())
+    metrics, expected = again.metrics(), known.metrics()
+    assert list(metrics.class_ap) == ["all", "all (2)"]
+    assert list(metrics.class_ap.values()) == list(expected.class_ap.values())
+    assert list(metrics.class_ap50.values()) == list(expected.class_ap50.values())
+    curves = again.curves()
+    assert list(curves) == ["all", "all (2)", "all (3)"]  # the first is that of all classes
+    assert [curve.truths for curve in curves.values()] == [curve.truths for curve in known.curves().values()]

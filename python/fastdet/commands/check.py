@@ -24,6 +24,8 @@ example: fastdet check bccd --json report.json --png labels.png
 DATA: a data set in COCO, YOLO (folder or data YAML) or VOC format, a folder or a list of pictures.
 Every picture is decoded. Exit code 1 when something would harm training; notes do not count."""
 
+LEVELS = ("error", "warning", "note")
+
 
 @dataclass(frozen=True, kw_only=True)
 class CheckCommand:
@@ -33,6 +35,7 @@ class CheckCommand:
         default=None, metadata={"help": "folder of the pictures of a COCO file", "metavar": "DIR"}
     )
     allow_outside: bool = field(default=False, metadata={"help": "accept files outside the data set's folder"})
+    polygons: bool = field(default=False, metadata={"help": "polygons are trained with (copy-paste): theirs count too"})
     show: int = field(default=20, metadata={"help": "problems of a kind to show; 0 for all"})
     json: str | None = field(default=None, metadata={"help": "write everything there", "metavar": "FILE"})
     png: str | None = field(default=None, metadata={"help": "write a picture of the labels there", "metavar": "FILE"})
@@ -60,7 +63,11 @@ def run(words: list[str]) -> int:
             progress.step()
 
         report = check_dataset(
-            given.data, images=command.images, allow_outside=command.allow_outside, on_picture=on_picture
+            given.data,
+            images=command.images,
+            allow_outside=command.allow_outside,
+            polygons=command.polygons,
+            on_picture=on_picture,
         )
     if command.json:
         write_atomic(Path(command.json), (json.dumps(report.to_dict(), indent=1) + "\n").encode())
@@ -96,10 +103,14 @@ def _lines(report: CheckReport, show: int) -> list[str]:
     if names:
         rows = [[name, *(str(split.classes.get(name, 0)) for split in report.splits)] for name in names]
         lines += ["", *aligned([["class", *(split.name for split in report.splits)], *rows])]
-    for kind, count in report.counts().items():
+    worst: dict[str, int] = {}
+    for problem in report.problems:
+        level = LEVELS.index(problem.level)
+        worst[problem.kind] = min(worst.get(problem.kind, level), level)
+    for kind, count in sorted(report.counts().items(), key=lambda item: worst[item[0]]):
         own = [problem for problem in report.problems if problem.kind == kind]
         shown = own[: show or None]
-        lines += ["", f"{own[0].level} {kind}: {count}", *(f"  {problem}" for problem in shown)]
+        lines += ["", f"{LEVELS[worst[kind]]} {kind}: {count}", *(f"  {problem}" for problem in shown)]
         if len(own) > len(shown):
             lines.append(f"  and {len(own) - len(shown)} more; --show 0 or --json FILE has all")
     harm = sum(problem.level != "note" for problem in report.problems)

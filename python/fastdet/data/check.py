@@ -3,23 +3,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fastdet.data.dataset import DataError, Dataset, Picture, Problem
+from fastdet.data.dataset import DataError, Dataset, Picture, Problem, distinct
 from fastdet.data.duplicates import groups_of_equal, near_pairs, thumbnail
 from fastdet.data.layout import Layout, open_dataset, recognise
 from fastdet.data.picture_notes import picture_notes, unread_files
 from fastdet.data.yolo import label_path
-from fastdet.image_files import ImageError, read_image
+from fastdet.image_files import PICTURE_SUFFIXES, ImageError, read_image
 
 __all__ = ["CheckReport", "SplitReport", "check_dataset"]
 
@@ -35,6 +36,8 @@ PICTURE_KINDS = (
     ("unreadable", r"permission|denied|input/output"),
     ("pixels", r"pixels of kind"),
 )
+
+NO_LABELS = ("classes.txt", "labels.txt", "train.txt", "val.txt", "test.txt")  # lists that lie beside labels
 
 
 @dataclass
@@ -85,6 +88,7 @@ def check_dataset(
     *,
     images: str | Path | None = None,
     allow_outside: bool = False,
+    polygons: bool = False,
     on_picture: Callable[[int], None] | None = None,
 ) -> CheckReport:
     """Read all splits of a data set, decode every picture, and list what is wrong.
@@ -95,6 +99,8 @@ def check_dataset(
 
     Args:
         data, images, allow_outside: as ``open_dataset`` has them.
+        polygons: training will cut objects out by them (recipes with copy-paste): one of COCO's that is none is more
+            than a note then. They are looked at in any case.
         on_picture: called with the number of pictures of all splits after each that was decoded.
 
     Raises:
@@ -103,10 +109,15 @@ def check_dataset(
     layout = recognise(data)
     report = CheckReport(layout.path, layout.kind)
     sets = report.sets
+
+    def note(problem: Problem) -> None:
+        unasked = problem.kind == "polygon" and not polygons  # a detector learns from boxes
+        report.problems.append(replace(problem, level="note") if unasked else problem)
+
     for split in _order(layout):
         try:
             sets[split] = open_dataset(
-                data, split, images=images, allow_outside=allow_outside, polygons=True, report=report.problems.append
+                data, split, images=images, allow_outside=allow_outside, polygons=True, report=note
             )
         except DataError as error:
             if split == "" and layout.kind in ("pictures", "list"):
@@ -142,7 +153,7 @@ def _whole(error: DataError, layout: Layout) -> Problem:
 
 def _count(name: str, dataset: Dataset) -> SplitReport:
     report = SplitReport(name or "all", len(dataset.pictures))
-    name_of = dict(zip(dataset.category_ids, dataset.names, strict=True))
+    name_of = dict(zip(dataset.category_ids, distinct(dataset.names), strict=True))
     areas = np.array([row.area for row in dataset.annotations if not row.iscrowd])
     found = Counter(row.category_id for row in dataset.annotations if not row.iscrowd)
     report.classes = {name_of[identity]: found.get(identity, 0) for identity in dataset.category_ids}
@@ -155,8 +166,8 @@ def _count(name: str, dataset: Dataset) -> SplitReport:
 
 
 def _repeated(dataset: Dataset, report: CheckReport) -> None:
-    """The same box of the same class twice on a picture."""
-    keys = [(row.image_id, row.category_id, row.bbox) for row in dataset.annotations]
+    """The same box of the same class twice on a picture; a crowd is another thing than an object."""
+    keys = [(row.image_id, row.category_id, row.iscrowd, row.bbox) for row in dataset.annotations]
     path_of = {picture.id: picture.path for picture in dataset.pictures}
     for group in groups_of_equal(keys):
         row = dataset.annotations[group[0]]
@@ -179,16 +190,20 @@ def _orphans(root: Path, sets: dict[str, Dataset], report: CheckReport) -> None:
     wanted = {label_path(picture.path, root) for dataset in sets.values() for picture in dataset.pictures}
     # of a picture that could not be read the label file is none too many
     wanted |= {label_path(problem.path, root) for problem in report.problems if problem.kind == "picture"}
+    pictures = (picture.path for dataset in sets.values() for picture in dataset.pictures)
+    wanted |= {label_path(path, root) for path in _beside(pictures)}
     for folder in sorted({path.parent for path in wanted}):
         for path in sorted(folder.glob("*.txt")):
-            if path not in wanted and path.name not in (
-                "classes.txt",
-                "labels.txt",
-                "train.txt",
-                "val.txt",
-                "test.txt",
-            ):
+            if path not in wanted and path.name not in NO_LABELS:
                 report.problems.append(Problem("warning", "label-orphan", path, "", "no picture belongs to it"))
+
+
+def _beside(pictures: Iterable[Path]) -> Iterator[Path]:
+    """All pictures in the folders of ``pictures``: lists need not name each."""
+    for folder in {path.parent for path in pictures}:
+        with contextlib.suppress(OSError):  # it is not there, which is said elsewhere
+            names = os.listdir(folder)
+            yield from (folder / name for name in names if os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES)
 
 
 def _classes(sets: dict[str, Dataset], report: CheckReport) -> None:
@@ -198,6 +213,12 @@ def _classes(sets: dict[str, Dataset], report: CheckReport) -> None:
         text = "; ".join(f"{split}: {', '.join(dataset.names)}"[:200] for split, dataset in sets.items())
         message = f"the splits' classes differ: {text}"
         report.problems.append(Problem("error", "classes-differ", report.path, "", message))
+    names_of_one = max(names, key=len, default=())
+    for name in dict.fromkeys(each for each in names_of_one if names_of_one.count(each) > 1):
+        same = [row for row, each in zip(distinct(names_of_one), names_of_one, strict=True) if each == name]
+        used = sum(any(split.classes.get(row) for split in report.splits) for row in same)
+        text = f"{len(same)} classes are called {name}, {used} of them have objects"
+        report.problems.append(Problem("warning" if used > 1 else "note", "class-repeated", report.path, "", text))
     train = next((split for split in report.splits if split.name.startswith("train")), None)
     for split in report.splits:
         for name, count in split.classes.items():

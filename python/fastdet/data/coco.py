@@ -23,6 +23,7 @@ from fastdet.data.dataset import (
     Problem,
     Report,
     box_problem,
+    refusal,
     resolve_inside,
     strict,
 )
@@ -247,7 +248,7 @@ def _read_images(entries: _Entries, root: Path, allow_outside: bool) -> list[_Im
             raise _Fault("path", f"'file_name' must be a text, got {name!r:.200}")
         target = root / name if allow_outside else resolve_inside(root, name)
         if target is None:
-            raise _Fault("path-outside", f"file_name {name!r} leads out of {root}; allow_outside=True accepts that")
+            raise _Fault("path-outside", f"file_name {name!r:.200} {refusal(root, name)}")
         identity = _unique(_integer(entry, "id", 0, 2**63 - 1), seen)
         height = _integer(entry, "height", 1, MAX_PICTURE_SIDE)
         return _Image(identity, target, (height, _integer(entry, "width", 1, MAX_PICTURE_SIDE)))
@@ -282,7 +283,7 @@ def _read_annotations(
         if not _is_number(area):
             raise _Fault("area", f"'area' must be a finite number, got {area!r:.100}")
         crowd = _integer(entry, "iscrowd", 0, 1) if "iscrowd" in entry else 0
-        rings = _polygons(entry) if polygons else []
+        rings = _polygons(entry, identity, entries, where) if polygons else []
         box = (float(bbox[0]), float(bbox[1]), float(bbox[2]), float(bbox[3]))
         bad = box_problem(box, images[image_id].size)
         if bad is not None:
@@ -292,21 +293,31 @@ def _read_annotations(
     return entries.each("annotations", read)
 
 
-def _polygons(entry: dict[str, Any]) -> list[list[float]]:
+def _polygons(entry: dict[str, Any], identity: int, entries: _Entries, where: str) -> list[list[float]]:
+    """Those of an annotation that are some; it is kept without the others."""
     found = entry.get("segmentation")
     if found is None or isinstance(found, dict):  # a dict has run lengths
         return []
+
+    def report(level: str, message: str) -> None:
+        text = f"{message} (annotation {identity})"
+        entries.report(Problem(level, "polygon", entries.path, where, text))
+
     if not isinstance(found, list):
-        raise _Fault("polygon", f"'segmentation' must be a list of polygons, got {found!r:.100}")
+        report("error", f"'segmentation' must be a list of polygons, got {found!r:.100}")
+        return []
+    kept = []
     for number, ring in enumerate(found):
+        name = f"'segmentation[{number}]'"
         if not isinstance(ring, list) or not all(_is_number(value) and abs(value) <= MAX_COORDINATE for value in ring):
-            message = f"'segmentation[{number}]' must be finite numbers x1, y1, x2, y2, ..., got {ring!r:.100}"
-            raise _Fault("polygon", message)
-        if len(ring) < 6 or len(ring) % 2:
-            raise _Fault(
-                "polygon", f"'segmentation[{number}]' must have x and y of 3 points or more, got {len(ring)} numbers"
-            )
-    return found
+            report("error", f"{name} must be finite numbers x1, y1, x2, y2, ..., got {ring!r:.100}")
+            break  # a list of numbers in place of lists would be told once for each
+        elif len(ring) < 6 or len(ring) % 2:  # COCO's own files have such
+            message = f"{name} must have x and y of 3 points or more to be used, got {len(ring)} numbers"
+            report("warning", message)
+        else:
+            kept.append(ring)
+    return kept
 
 
 def _is_file_name(name: str) -> bool:

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,6 +117,26 @@ def resolve_inside(root: Path, name: str) -> Path | None:
     except (OSError, RuntimeError):  # a loop of links
         return None
     return target if target != real_root and target.is_relative_to(real_root) else None
+
+
+def refusal(root: Path, name: str) -> str:
+    """Why ``resolve_inside`` refuses ``name``, for messages that begin with it."""
+    accepted = "allow_outside=True (--allow-outside) accepts that"
+    if os.path.isabs(name) or name[1:2] == ":":
+        return f"is an absolute path; {accepted}"
+    if "\\" in name:
+        return "has backslashes; folders are separated by '/'"
+    return f"leads out of {root}; {accepted}"
+
+
+def distinct(names: Sequence[str], taken: Sequence[str] = ()) -> tuple[str, ...]:
+    """``names`` for a table whose rows they call: those that come again, or are ``taken``, get a number."""
+    seen, found = set(taken), []
+    for name in names:
+        rows = itertools.chain([name], (f"{name} ({number})" for number in itertools.count(2)))
+        found.append(next(each for each in rows if each not in seen))
+        seen.add(found[-1])
+    return tuple(found)
 
 
 def real_inside(root: Path, path: Path) -> bool:

@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fastdet.data.coco import CocoOptions, coco_index
-from fastdet.data.dataset import DataError, Dataset, Problem, Report, read_text, real_inside, resolve_inside, strict
+from fastdet.data.dataset import (
+    DataError,
+    Dataset,
+    Problem,
+    Report,
+    read_text,
+    real_inside,
+    refusal,
+    resolve_inside,
+    strict,
+)
 from fastdet.data.file_names import FileNames
 from fastdet.data.index import Index
 from fastdet.data.index_cache import cache_folder, cached_index, file_stamps, folder_stamps
@@ -98,7 +108,8 @@ def open_dataset(
         names: the classes in order, for VOC, which does not number them; by default all in its files, sorted.
         allow_outside: accept files that are absolute, or lie outside the data set's folder after following links.
         polygons: read the polygons of COCO (``segmentation``; run lengths are none) and of YOLO label lines, too:
-            ``Picture.polygons``, which copy-paste cuts objects out by. A polygon that is none is an error then.
+            ``Picture.polygons``, which copy-paste cuts objects out by. A polygon that is none is an error then; of
+            COCO's, those of fewer than three points are left out.
         cache: folder in which the index of what was read is kept for the next time, by default that of the environment
             variable ``FASTDET_CACHE``; without either nothing is kept.
         report: called with each Problem; by default the first error is raised. What is kept is then not used.
@@ -180,7 +191,7 @@ def _voc_source(
         known = _voc_names(layout.path) if names is None else tuple(names)
         for _, xml in pairs:
             if xml is not None and not allow_outside and not real_inside(root, xml):
-                _fail(xml, f"leads out of {root}; allow_outside=True accepts that")
+                _fail(xml, refusal(root, ""))
         return voc_index(pairs, known, options["report"])
 
     about = {"names": None if names is None else tuple(names), "allow_outside": allow_outside}
@@ -204,7 +215,7 @@ def _coco_images(layout: Layout, split: str, images: str | os.PathLike[str] | No
     if place.name == "_annotations.coco.json":
         return place.parent
     if not split:
-        _fail(place, "images must be given with a COCO file: the folder of its pictures")
+        _fail(place, "images must be given with a COCO file: the folder of its pictures (--images)")
     tried = [layout.path / "images" / split, layout.path / "images", layout.path / split]
     return next((folder for folder in tried if folder.is_dir()), tried[1])
 

@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 
 from fastdet import _core
-from fastdet.data.dataset import DataError, Problem, Report, read_text, real_inside, resolve_inside
+from fastdet.data.dataset import DataError, Problem, Report, read_text, real_inside, refusal, resolve_inside
 from fastdet.data.file_names import FileNames, texts_of
 from fastdet.image_files import PICTURE_SUFFIXES
 
@@ -40,7 +40,7 @@ def in_folder(folder: Path, root: Path, *, allow_outside: bool, report: Report) 
             picture = os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES
             if os.path.islink(entry) and not (allow_outside or real_inside(root, entry)):
                 if picture or os.path.isdir(entry):
-                    text = f"is a link that leads out of {root}; allow_outside=True accepts that"
+                    text = f"is a link that {refusal(root, '')}"
                     report(Problem("error", "path-outside", entry, "", text))
             elif picture:  # a folder of such a name is listed too: reading it says what is wrong
                 linked.append(begin + name)
@@ -60,7 +60,7 @@ def in_list(path: Path, root: Path, *, allow_outside: bool, report: Report) -> F
             continue
         target = there.find(name) or _listed(path, root, name, allow_outside)
         if target is None:
-            message = f"{name[:200]!r} leads out of {root}; allow_outside=True accepts that"
+            message = f"{name[:200]!r} {refusal(root, name)}"
             report(Problem("error", "path-outside", path, str(number), message))
         else:
             found.append(str(target))

@@ -26,6 +26,7 @@ from fastdet.data.dataset import (
     problem_of,
     read_text,
     real_inside,
+    refusal,
     strict,
 )
 from fastdet.data.file_names import FileNames, shared_folder, texts_of
@@ -292,7 +293,7 @@ def _read_picture(file: Path, rules: LabelRules, report: Report) -> tuple[Size, 
         return size, []
     try:
         if not rules.allow_outside and not real_inside(rules.root, labels):
-            raise DataError(f"{labels}: leads out of {rules.root}; allow_outside=True accepts that")
+            raise DataError(f"{labels}: {refusal(rules.root, '')}")
         rows = read_labels(labels, rules.classes, keypoint_values=rules.keypoint_values, report=report)
     except DataError as error:
         report(problem_of(error, labels, "label-file"))

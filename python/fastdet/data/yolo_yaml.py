@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fastdet.data.dataset import DataError, Problem, Report, read_text, resolve_inside, strict
+from fastdet.data.dataset import DataError, Problem, Report, read_text, refusal, resolve_inside, strict
 from fastdet.data.file_names import FileNames
 from fastdet.data.picture_files import in_folder, in_list
+from fastdet.image_files import PICTURE_SUFFIXES
 
 YAML_LIMIT = 1 << 20  # bytes
 MAX_DEPTH = 16
@@ -41,6 +42,8 @@ class YoloFile:
             options: dict[str, Any] = {"allow_outside": self.allow_outside, "report": report}
             if place.is_dir():
                 parts.append(in_folder(place, self.root, **options))
+            elif place.suffix.lower() in PICTURE_SUFFIXES:
+                _fail(self.path, f"{split}: {name!r:.200} is a picture; it must be a folder or a list of pictures")
             elif place.is_file():
                 parts.append(in_list(place, self.root, **options))
             else:
@@ -61,7 +64,7 @@ class YoloFile:
             other = _inside(self.root, self.base, name[3:], self.allow_outside)
             target = other if other is not None and other.exists() else target
         if target is None:
-            _fail(self.path, f"{split}: {name!r} leads out of {self.root}; allow_outside=True accepts that")
+            _fail(self.path, f"{split}: {name!r:.200} {refusal(self.root, name)}")
         return target
 
 
@@ -81,12 +84,12 @@ def read_yaml(path: str | Path, *, allow_outside: bool = False) -> YoloFile:
     if not isinstance(content, dict):
         _fail(path, f"must hold a mapping with names, train and val, got {type(content).__name__}")
     root = Path(os.path.realpath(path.parent))
-    given = content.get("path")
-    if given is not None and not isinstance(given, str):
+    given = "" if content.get("path") is None else content["path"]
+    if not isinstance(given, str):
         _fail(path, f"'path' must be a text, got {given!r:.100}")
-    base = root if given is None or given in ("", ".", "./") else _inside(root, root, given, allow_outside)
+    base = root if given in ("", ".", "./") else _inside(root, root, given, allow_outside)
     if base is None:
-        _fail(path, f"'path' {given!r:.200} leads out of {root}; remove it, or allow_outside=True accepts it")
+        _fail(path, f"'path' {given!r:.200} {refusal(root, given)}; without 'path' it is the folder of this file")
     splits = {name: _entries(path, name, content[name]) for name in SPLITS if content.get(name) is not None}
     if not splits:
         _fail(path, "must name the pictures of 'train' or 'val'")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fastdet.data.dataset import distinct
 from fastdet.evaluation.ground_truth import GroundTruth
 from fastdet.evaluation.matching import match
 from fastdet.evaluation.metrics import AREAS
@@ -52,7 +53,7 @@ def curves(truth: GroundTruth, rows: Rows, *, iou_threshold: float = 0.5) -> dic
     )
     truths = truth.counts(AREAS[:1])[:, 0]
     result = {"all": _curve(score, right, int(truths.sum()))}
-    for k, name in enumerate(truth.names):
+    for k, name in enumerate(distinct(truth.names, taken=tuple(result))):
         mine = label == k
         result[name] = _curve(score[mine], right[mine], int(truths[k]))
     return result

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from fastdet.data.dataset import distinct
+
 THRESHOLDS = np.linspace(0.5, 0.95, int(np.round((0.95 - 0.5) / 0.05)) + 1, endpoint=True)
 RECALLS = np.linspace(0.0, 1.00, int(np.round((1.00 - 0.0) / 0.01)) + 1, endpoint=True)
 AREAS = np.array([[0, 1e5**2], [0, 32**2], [32**2, 96**2], [96**2, 1e5**2]], np.float64)  # all, small, medium, large
@@ -57,10 +59,11 @@ class Metrics:
         found |= {f"ap_{size}": _mean(precision[:, :, :, a, -1]) for a, size in enumerate(SIZES, 1)}
         found |= {f"ar_{most}": _mean(recall[:, :, 0, m]) for m, most in enumerate(MOST)}
         found |= {f"ar_{size}": _mean(recall[:, :, a, -1]) for a, size in enumerate(SIZES, 1)}
+        rows = distinct(names)
         return cls(
             **found,
-            class_ap={name: _mean(precision[:, :, k, 0, -1]) for k, name in enumerate(names)},
-            class_ap50={name: _mean(precision[0, :, k, 0, -1]) for k, name in enumerate(names)},
+            class_ap={name: _mean(precision[:, :, k, 0, -1]) for k, name in enumerate(rows)},
+            class_ap50={name: _mean(precision[0, :, k, 0, -1]) for k, name in enumerate(rows)},
             precision=precision,
             recall=recall,
             scores=scores,

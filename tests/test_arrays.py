@@ -100,7 +100,7 @@ def test_numpy_scalar_and_sequence_are_no_arrays():
 
 @pytest.mark.parametrize("dtype", [">f4", "i2", "u2", "u4", "u8", "c8", "f16", "S4", "O", "M8[s]"])
 def test_numpy_dtypes_no_operator_knows(dtype):
-    with pytest.raises(TypeError, match=r"^nms: boxes has dtype .*, which no operator accepts"):
+    with pytest.raises(TypeError, match=r"^nms: boxes must be of .*, got"):
         ops.nms(np.zeros((4, 4), dtype), SCORES, 0.5)
 
 
@@ -113,7 +113,7 @@ def test_dtypes_this_operator_refuses(dtype):
 @pytest.mark.parametrize("shape", [(), (4,), (1, 4, 4), (1, 1, 1, 1, 1, 1, 4), (1,) * 9])
 def test_ranks(shape):
     for wrong in (np.zeros(shape, np.float32), torch.zeros(shape)):
-        with pytest.raises(ValueError, match=r"^nms: boxes (must have 2 dim|has \d dimensions, at most)"):
+        with pytest.raises(ValueError, match=r"^nms: boxes must have (2 dim|at most)"):
             ops.nms(wrong, SCORES, 0.5)
 
 
@@ -208,11 +208,11 @@ def test_dlpack_read_only_is_read():
 
 REFUSED = {
     "version": ({"version": (2, 0)}, TypeError, "exported in DLPack version 2"),
-    "device": ({"device_type": METAL}, TypeError, "lies on DLPack device type 8"),
-    "lanes": ({"lanes": 4}, TypeError, "which no operator accepts"),
-    "bits": ({"bits": 8}, TypeError, "which no operator accepts"),
-    "dimensions": ({"ndim": 9}, ValueError, "9 dimensions"),
-    "negative-dimensions": ({"ndim": -1}, ValueError, "dimensions"),
+    "device": ({"device_type": METAL}, TypeError, "must lie on the CPU or a CUDA device, got DLPack device type 8"),
+    "lanes": ({"lanes": 4}, TypeError, "must be of float16, "),
+    "bits": ({"bits": 8}, TypeError, "must be of float16, "),
+    "dimensions": ({"ndim": 9}, ValueError, "at most 6 dimensions, got 9"),
+    "negative-dimensions": ({"ndim": -1}, ValueError, "at most 6 dimensions, got -1"),
 }
 
 
@@ -290,9 +290,9 @@ def test_cuda_refusals():
         ops.nms(device, SCORES, 0.5)
     with pytest.raises(ValueError, match="nms: scores must lie on the CPU like boxes, got CUDA device 0"):
         ops.nms(BOXES, scores, 0.5)
-    with pytest.raises(TypeError, match=r"nms: boxes has dtype <c8, which no operator accepts"):
+    with pytest.raises(TypeError, match=r"nms: boxes must be of .*, got <c8"):
         ops.nms(HostMemoryAsCuda(np.zeros((4, 4), np.complex64)), scores, 0.5)
-    with pytest.raises(ValueError, match="nms: boxes has 7 dimensions"):
+    with pytest.raises(ValueError, match=r"nms: boxes must have at most . dimensions, got 7"):
         ops.nms(HostMemoryAsCuda(np.zeros((1,) * 7, np.float32)), scores, 0.5)
     with pytest.raises(ValueError, match=r"nms: boxes must have strides"):
         ops.nms(HostMemoryAsCuda(BOXES.copy(), strides=(18, 4)), scores, 0.5)

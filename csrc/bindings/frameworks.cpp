@@ -17,7 +17,20 @@ namespace fastdet::bindings {
 namespace {
 
 [[noreturn]] void refuse_dtype(const char* op, const char* name, const std::string& dtype) {
-  throw TypeError(concat(op, ": ", name, " has dtype ", dtype, ", which no operator accepts"));
+  throw TypeError(
+      concat(op, ": ", name, " must be of float16, bfloat16, float32, float64, uint8, int32, int64 or bool, got ", dtype));
+}
+
+[[noreturn]] void refuse_rank(const char* op, const char* name, std::int64_t ndim) {
+  throw ValueError(concat(op, ": ", name, " must have at most ", TensorView::kMaxDims, " dimensions, got ", ndim));
+}
+
+// A tensor without memory of its own to read: sparse, quantized, or of a subclass that only wraps others.
+[[noreturn]] void refuse_memory(const char* op, const char* name) {
+  const py::error_already_set error;
+  if (!error.matches(PyExc_RuntimeError) && !error.matches(PyExc_BufferError)) throw error;
+  const std::string why = error.what();
+  throw TypeError(concat(op, ": ", name, " must be dense, in memory that can be read, got ", why.substr(0, why.find('\n'))));
 }
 
 DType dtype_from_dlpack(dlpack::DataType type, const char* op, const char* name) {
@@ -53,8 +66,7 @@ void check_aligned(const TensorView& view, const char* op, const char* name) {
 }
 
 TensorView view_from_dlpack(const dlpack::Tensor& tensor, bool read_only, const char* op, const char* name) {
-  FD_CHECK(tensor.ndim >= 0 && tensor.ndim <= TensorView::kMaxDims, ValueError, op, ": ", name, " has ", tensor.ndim,
-           " dimensions, at most ", TensorView::kMaxDims, " are supported");
+  if (tensor.ndim < 0 || tensor.ndim > TensorView::kMaxDims) refuse_rank(op, name, tensor.ndim);
   TensorView view;
   switch (tensor.device.type) {
     case dlpack::kCpu:
@@ -62,7 +74,8 @@ TensorView view_from_dlpack(const dlpack::Tensor& tensor, bool read_only, const 
     case dlpack::kCuda:
     case dlpack::kCudaManaged: view.device = Device::kCuda; break;
     default:
-      throw TypeError(concat(op, ": ", name, " lies on DLPack device type ", tensor.device.type, "; CPU and CUDA are supported"));
+      throw TypeError(
+          concat(op, ": ", name, " must lie on the CPU or a CUDA device, got DLPack device type ", tensor.device.type));
   }
   view.device_id = view.device == Device::kCuda ? tensor.device.id : 0;
   view.dtype = dtype_from_dlpack(tensor.dtype, op, name);
@@ -87,8 +100,7 @@ class NumpyFramework final : public Framework {
     Loan loan;
     loan.view.dtype = dtype_of(array.dtype(), op, name);
     const auto size = static_cast<py::ssize_t>(item_size(loan.view.dtype));
-    FD_CHECK(array.ndim() <= TensorView::kMaxDims, ValueError, op, ": ", name, " has ", array.ndim(), " dimensions, at most ",
-             TensorView::kMaxDims, " are supported");
+    if (array.ndim() > TensorView::kMaxDims) refuse_rank(op, name, array.ndim());
     bool regular = reinterpret_cast<std::uintptr_t>(array.data()) % static_cast<std::uintptr_t>(size) == 0;
     for (py::ssize_t i = 0; i < array.ndim(); ++i) regular = regular && array.strides(i) % size == 0;
     // Fields of records and byte-shifted buffers cannot be addressed in elements: work on a copy.
@@ -147,13 +159,13 @@ class ExchangeFramework final : public Framework {
     Loan loan;
     if (api_->tensor_from_object != nullptr) {
       dlpack::Tensor tensor{};
-      if (api_->tensor_from_object(object.ptr(), &tensor) != 0) throw py::error_already_set();
+      if (api_->tensor_from_object(object.ptr(), &tensor) != 0) refuse_memory(op, name);
       loan.view = view_from_dlpack(tensor, false, op, name);
       loan.owner = py::reinterpret_borrow<py::object>(object);
       return loan;
     }
     dlpack::ManagedVersioned* managed = nullptr;
-    if (api_->managed_from_object(object.ptr(), &managed) != 0) throw py::error_already_set();
+    if (api_->managed_from_object(object.ptr(), &managed) != 0) refuse_memory(op, name);
     loan.owner = py::capsule(managed, [](void* pointer) {
       auto* tensor = static_cast<dlpack::ManagedVersioned*>(pointer);
       if (tensor->deleter != nullptr) tensor->deleter(tensor);
@@ -264,8 +276,7 @@ class ProtocolFramework final : public Framework {
     if (found == known.end()) refuse_dtype(op, name, typestr);
     Loan loan;
     TensorView& view = loan.view;
-    FD_CHECK(shape.size() <= TensorView::kMaxDims, ValueError, op, ": ", name, " has ", shape.size(), " dimensions, at most ",
-             TensorView::kMaxDims, " are supported");
+    if (shape.size() > TensorView::kMaxDims) refuse_rank(op, name, static_cast<std::int64_t>(shape.size()));
     view.dtype = found->second;
     view.device = Device::kCuda;
     view.data = reinterpret_cast<void*>(pointer);

@@ -342,7 +342,7 @@ WRONG = [
     ({"class_weight": -0.5}, ValueError, "class_weight must be finite and not negative"),
     ({"class_weight": 1e39}, ValueError, "class_weight must be finite and not negative, got inf"),
     ({"iou_weight": float("inf")}, ValueError, "iou_weight must be finite"),
-    ({"iou_weight": "three"}, ValueError, "could not convert"),
+    ({"iou_weight": "three"}, TypeError, "iou_weight must be a number"),
 ]
 
 

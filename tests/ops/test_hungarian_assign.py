@@ -417,7 +417,7 @@ WRONG = [
     ({"alpha": 1.5}, ValueError, r"alpha must lie in \[0, 1\], got 1.5"),
     ({"alpha": float("nan")}, ValueError, r"alpha must lie in \[0, 1\]"),
     ({"gamma": -1.0}, ValueError, "gamma must be finite and not negative"),
-    ({"gamma": "two"}, ValueError, "could not convert"),
+    ({"gamma": "two"}, TypeError, "gamma must be a number"),
 ]
 
 

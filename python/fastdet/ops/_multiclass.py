@@ -8,6 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from fastdet.ops._attributes import real, whole
+
+
+def kept_numbers(
+    op: str, score_threshold: Any, iou_threshold: Any, max_det: Any, max_candidates: Any
+) -> tuple[float, float, int, int]:
+    """What every suppression of a batch is asked with, in the order of the schemas."""
+    thresholds = real(op, "score_threshold", score_threshold), real(op, "iou_threshold", iou_threshold)
+    return *thresholds, whole(op, "max_det", max_det), whole(op, "max_candidates", max_candidates)
+
 
 def multiclass_reference(
     boxes: np.ndarray,

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastdet import _core
+from fastdet.ops._attributes import real, whole
 from fastdet.ops._backend import Op
 
 _MIN_UNION = np.float32(1e-6)  # as the reference of the paper clamps the union
@@ -84,7 +85,7 @@ def aligned_ota_assign(
     Cost: O(A C + sum over pairs of valid priors and ground truths) time, O(A + M topk) memory. Gradients: none.
     """
     arrays = (scores, boxes, points, strides, gt_boxes, gt_labels, gt_count)
-    attributes = (float(center_radius), int(topk), float(class_weight), float(iou_weight))
+    attributes = _numbers("aligned_ota_assign", center_radius, topk, class_weight, iou_weight)
     return Assignment(*ALIGNED_OTA_ASSIGN(*arrays, *attributes))
 
 
@@ -109,8 +110,16 @@ def aligned_ota_cost(
         dynamic_k (B, M) int32. Memory is O(B A M); ``aligned_ota_assign`` never builds these.
     """
     arrays = (scores, boxes, points, strides, gt_boxes, gt_labels, gt_count)
-    attributes = (float(center_radius), int(topk), float(class_weight), float(iou_weight))
+    attributes = _numbers("aligned_ota_cost", center_radius, topk, class_weight, iou_weight)
     return AssignmentCost(*ALIGNED_OTA_COST(*arrays, *attributes))
+
+
+def _numbers(
+    op: str, center_radius: Any, topk: Any, class_weight: Any, iou_weight: Any
+) -> tuple[float, int, float, float]:
+    """Attributes of the assigners by dynamic k, in the order of their schemas."""
+    weights = real(op, "class_weight", class_weight), real(op, "iou_weight", iou_weight)
+    return real(op, "center_radius", center_radius), whole(op, "topk", topk), *weights
 
 
 def aligned_ota_assign_reference(

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastdet import _core
+from fastdet.ops._attributes import real, whole
 from fastdet.ops._backend import Op
+from fastdet.ops._multiclass import kept_numbers
 from fastdet.ops._numeric import exp_exact, sigmoid_exact
 from fastdet.ops.nms import Kept, multiclass_nms_reference
 
@@ -175,7 +177,12 @@ def decode_candidates(
     Cost: logits are read once (up to five times on CUDA with multi_label). Nothing is allocated and no host is waited
     for on CUDA; order does not depend on threads. Same result on every backend, bit for bit.
     """
-    arguments = (float(score_threshold), int(max_candidates), bool(multi_label))
+    op = "decode_candidates"
+    arguments = (
+        real(op, "score_threshold", score_threshold),
+        whole(op, "max_candidates", max_candidates),
+        bool(multi_label),
+    )
     return Kept(*DECODE_CANDIDATES(list(logits), list(codes), *head.arguments(), *arguments))
 
 
@@ -212,7 +219,7 @@ def detect(
     Cost: logits are read once, codes only where a logit passes; see ``decode_candidates``. No host synchronisation on
     CUDA, fixed shapes: can be captured in a graph. Gradients: none.
     """
-    arguments = (float(score_threshold), float(iou_threshold), int(max_det), int(max_candidates))
+    arguments = kept_numbers("detect", score_threshold, iou_threshold, max_det, max_candidates)
     flags = (bool(class_agnostic), bool(multi_label))
     return Kept(*DETECT(list(logits), list(codes), *head.arguments(), *arguments, *flags))
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastdet import _core
+from fastdet.ops._attributes import reals
 from fastdet.ops._backend import Op
 from fastdet.ops._iou import Rules, similarity
 from fastdet.ops._numeric import exp_exact, log_exact
@@ -78,7 +79,8 @@ def hungarian_assign(
     Cost: O(B min(Q, M)^2 max(Q, M)) time at worst, O(B Q M) memory. Gradients: none.
     """
     arrays = (logits, boxes_cxcywh, gt_boxes_cxcywh, gt_labels, gt_count)
-    attributes = (float(class_weight), float(l1_weight), float(giou_weight), float(alpha), float(gamma))
+    weights = reals("hungarian_assign", class_weight=class_weight, l1_weight=l1_weight, giou_weight=giou_weight)
+    attributes = (*weights, *reals("hungarian_assign", alpha=alpha, gamma=gamma))
     return HungarianAssignment(*HUNGARIAN_ASSIGN(*arrays, *attributes))
 
 
@@ -101,7 +103,8 @@ def hungarian_cost(
         (B, Q, M) float32; inf past ``gt_count``, and where the cost or a number it is made of is not finite.
     """
     arrays = (logits, boxes_cxcywh, gt_boxes_cxcywh, gt_labels, gt_count)
-    attributes = (float(class_weight), float(l1_weight), float(giou_weight), float(alpha), float(gamma))
+    weights = reals("hungarian_cost", class_weight=class_weight, l1_weight=l1_weight, giou_weight=giou_weight)
+    attributes = (*weights, *reals("hungarian_cost", alpha=alpha, gamma=gamma))
     return HUNGARIAN_COST(*arrays, *attributes)
 
 

@@ -304,7 +304,10 @@ def _fit(height: int, width: int, size: tuple[int, int], scale_up: bool) -> tupl
 
 def _formats(given: Any, count: int) -> list[str]:
     """A name for each picture; empty for what its shape says."""
-    names = [given] * count if given is None or isinstance(given, str) else list(given)
+    try:
+        names = [given] * count if given is None or isinstance(given, str) else list(given)
+    except TypeError:
+        raise TypeError(f"letterbox: format must be one name or one for each picture, got {given!r}") from None
     if len(names) != count:
         raise ValueError(f"letterbox: format must be one name or one for each of {count} pictures, got {len(names)}")
     for name in [given] if isinstance(given, str) else names:
@@ -386,7 +389,7 @@ def _attributes(
 ) -> tuple[str, str, list[int], bool, bool, list[float], list[float], str, bool, int]:
     """Attributes in the order of the schema, checked."""
     for name, value, choices in (("mode", mode, MODES), ("matrix", matrix, MATRICES), ("layout", layout, LAYOUTS)):
-        if value not in choices:
+        if value not in tuple(choices):
             raise ValueError(f"letterbox: {name} must be one of {', '.join(choices)}, got {value!r}")
     if dtype == "uint8" and (mean is not None or std is not None):
         raise ValueError("letterbox: mean and std must be None for a uint8 result, which holds the pixels as they are")
@@ -423,7 +426,7 @@ def _fill(fill: Any) -> list[int]:
     for value in values:
         try:
             whole = int(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise TypeError(f"letterbox: fill must be one or three numbers, got {fill!r}") from None
         if whole != value or not 0 <= whole <= 255:
             raise ValueError(f"letterbox: fill must be whole and in [0, 255], got {fill!r}")

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastdet import _core
+from fastdet.ops._attributes import reals
 from fastdet.ops._backend import Op
 from fastdet.ops._numeric import exp_exact
 
@@ -57,7 +58,8 @@ def matrix_nms(
 
     Cost: O(N) memory, N^2 comparisons. Same result on every backend, bit for bit.
     """
-    return Rescored(*MATRIX_NMS(boxes, scores, idxs, str(method), float(sigma), float(score_threshold)))
+    numbers = reals("matrix_nms", sigma=sigma, score_threshold=score_threshold)
+    return Rescored(*MATRIX_NMS(boxes, scores, idxs, str(method), *numbers))
 
 
 def matrix_nms_reference(

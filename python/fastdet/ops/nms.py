@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastdet import _core
+from fastdet.ops._attributes import real
 from fastdet.ops._backend import Op
-from fastdet.ops._multiclass import fake_kept, multiclass_reference
+from fastdet.ops._multiclass import fake_kept, kept_numbers, multiclass_reference
 
 
 class Kept(NamedTuple):
@@ -49,7 +50,7 @@ def nms(boxes: Any, scores: Any, iou_threshold: float, *, measure: str = "iou") 
 
     Cost: O(N) memory, O(N K) comparisons at most. Same indices on every backend.
     """
-    return NMS(boxes, scores, float(iou_threshold), str(measure))
+    return NMS(boxes, scores, real("nms", "iou_threshold", iou_threshold), str(measure))
 
 
 def nms_reference(boxes: np.ndarray, scores: np.ndarray, iou_threshold: float, measure: str = "iou") -> np.ndarray:
@@ -72,7 +73,8 @@ def batched_nms(boxes: Any, scores: Any, idxs: Any, iou_threshold: float, *, mea
     Raises:
         TypeError: dtype not listed. ValueError: shapes do not agree, or the threshold lies outside [0, 1].
     """
-    return BATCHED_NMS(boxes, scores, idxs, float(iou_threshold), str(measure))
+    threshold = real("batched_nms", "iou_threshold", iou_threshold)
+    return BATCHED_NMS(boxes, scores, idxs, threshold, str(measure))
 
 
 def batched_nms_reference(
@@ -127,8 +129,8 @@ def multiclass_nms(
 
     Cost: O(N C) memory. Same result on every backend, bit for bit.
     """
-    arguments = (float(score_threshold), float(iou_threshold), int(max_det), int(max_candidates))
-    return Kept(*MULTICLASS_NMS(boxes, scores, *arguments, bool(class_agnostic), bool(multi_label), str(measure)))
+    numbers = kept_numbers("multiclass_nms", score_threshold, iou_threshold, max_det, max_candidates)
+    return Kept(*MULTICLASS_NMS(boxes, scores, *numbers, bool(class_agnostic), bool(multi_label), str(measure)))
 
 
 def multiclass_nms_reference(

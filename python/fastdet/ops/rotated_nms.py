@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from fastdet import _core
+from fastdet.ops._attributes import real
 from fastdet.ops._backend import Op
 from fastdet.ops._iou import Rules, similarity
-from fastdet.ops._multiclass import fake_kept, multiclass_reference
+from fastdet.ops._multiclass import fake_kept, kept_numbers, multiclass_reference
 from fastdet.ops._numeric import log_exact
 from fastdet.ops._polygon import angles_of, circles_touch, in_degrees, overlap, polygons_of
 from fastdet.ops.nms import Kept
@@ -64,7 +65,7 @@ def rotated_nms(
     near cost next to nothing. Same indices on every backend.
     """
     words = (str(measure), str(semantics), in_degrees("rotated_nms", angle_unit))
-    return ROTATED_NMS(boxes, scores, idxs, float(iou_threshold), *words)
+    return ROTATED_NMS(boxes, scores, idxs, real("rotated_nms", "iou_threshold", iou_threshold), *words)
 
 
 def rotated_nms_reference(
@@ -142,7 +143,7 @@ def rotated_multiclass_nms(
 
     Cost: O(N C) memory. Same result on every backend, bit for bit.
     """
-    numbers = (float(score_threshold), float(iou_threshold), int(max_det), int(max_candidates))
+    numbers = kept_numbers("rotated_multiclass_nms", score_threshold, iou_threshold, max_det, max_candidates)
     words = (str(measure), str(semantics), in_degrees("rotated_multiclass_nms", angle_unit))
     return Kept(*ROTATED_MULTICLASS_NMS(boxes, scores, *numbers, bool(class_agnostic), bool(multi_label), *words))
 

@@ -10,7 +10,7 @@ import numpy as np
 from fastdet import _core
 from fastdet.ops._backend import Op
 from fastdet.ops._numeric import log_exact, sigmoid_exact
-from fastdet.ops.aligned_ota import Assignment, AssignmentCost, _log, _log_one_minus, _usable_rows
+from fastdet.ops.aligned_ota import Assignment, AssignmentCost, _log, _log_one_minus, _numbers, _usable_rows
 
 _MIN_UNION = np.float32(1e-12)
 _IOU_OFFSET = np.float32(1e-8)  # inside the logarithm of the IoU cost
@@ -76,7 +76,7 @@ def sim_ota_assign(
     Cost: O(A C + pairs of valid candidates and ground truths) time, O(A + M topk) memory. Gradients: none.
     """
     arrays = (scores, objectness, boxes, gt_boxes, gt_labels, gt_count, points, strides, candidates)
-    attributes = (float(center_radius), int(topk), float(class_weight), float(iou_weight))
+    attributes = _numbers("sim_ota_assign", center_radius, topk, class_weight, iou_weight)
     return Assignment(*SIM_OTA_ASSIGN(*arrays, *attributes))
 
 
@@ -103,7 +103,7 @@ def sim_ota_cost(
         dynamic_k (B, M) int32. Memory is O(B A M); ``sim_ota_assign`` never builds these.
     """
     arrays = (scores, objectness, boxes, gt_boxes, gt_labels, gt_count, points, strides, candidates)
-    attributes = (float(center_radius), int(topk), float(class_weight), float(iou_weight))
+    attributes = _numbers("sim_ota_cost", center_radius, topk, class_weight, iou_weight)
     return AssignmentCost(*SIM_OTA_COST(*arrays, *attributes))
 
 

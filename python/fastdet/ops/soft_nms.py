@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastdet import _core
+from fastdet.ops._attributes import reals
 from fastdet.ops._backend import Op
 from fastdet.ops._numeric import exp_exact
 from fastdet.ops.matrix_nms import Rescored, fake_rescored, found, overlap
@@ -53,7 +54,7 @@ def soft_nms(
 
     Cost: O(N) memory, N K comparisons. Same result on every backend, bit for bit.
     """
-    numbers = (float(iou_threshold), float(sigma), float(score_threshold))
+    numbers = reals("soft_nms", iou_threshold=iou_threshold, sigma=sigma, score_threshold=score_threshold)
     return Rescored(*SOFT_NMS(boxes, scores, idxs, str(method), *numbers))
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastdet import _core
+from fastdet.ops._attributes import reals, whole
 from fastdet.ops._backend import Op
 from fastdet.ops._numeric import exp_exact, log_exact, sin_cos_exact
 from fastdet.ops._overlap import overlap_exact
@@ -87,9 +88,11 @@ def task_aligned_assign(
     Cost: O(A + pairs of ground truths and candidates) time, O(B (A + M topk)) memory. Gradients: none.
     """
     arrays = (scores, boxes, points, gt_boxes, gt_labels, gt_count)
-    second = _second("task_aligned_assign", second_topk)
-    numbers = (int(topk), second, float(alpha), float(beta), float(small_below), float(small_size), float(eps))
-    return Assignment(*TASK_ALIGNED_ASSIGN(*arrays, *numbers, iou_kind, conflict, target_score))
+    op = "task_aligned_assign"
+    counts = (whole(op, "topk", topk), _second(op, second_topk))
+    numbers = reals(op, alpha=alpha, beta=beta, small_below=small_below, small_size=small_size, eps=eps)
+    words = (str(iou_kind), str(conflict), str(target_score))
+    return Assignment(*TASK_ALIGNED_ASSIGN(*arrays, *counts, *numbers, *words))
 
 
 def task_aligned_cost(
@@ -114,15 +117,20 @@ def task_aligned_cost(
         ``task_aligned_assign`` never builds these.
     """
     arrays = (scores, boxes, points, gt_boxes, gt_labels, gt_count)
-    numbers = (int(topk), 0, float(alpha), float(beta), float(small_below), float(small_size), 0.0)
-    return TaskAlignedCost(*TASK_ALIGNED_COST(*arrays, *numbers, iou_kind, "overlap", "normalized"))
+    op = "task_aligned_cost"
+    numbers = reals(op, alpha=alpha, beta=beta, small_below=small_below, small_size=small_size)
+    attributes = (whole(op, "topk", topk), 0, *numbers, 0.0, str(iou_kind), "overlap", "normalized")
+    return TaskAlignedCost(*TASK_ALIGNED_COST(*arrays, *attributes))
 
 
 def _second(op: str, second_topk: int | None) -> int:
     """0 stands for none in the operator's schema, so a caller's own 0 is refused here."""
-    if second_topk is not None and not 1 <= int(second_topk) <= 1024:
-        raise ValueError(f"{op}: second_topk must lie in [1, 1024] or be None, got {second_topk}")
-    return 0 if second_topk is None else int(second_topk)
+    if second_topk is None:
+        return 0
+    second = whole(op, "second_topk", second_topk)
+    if not 1 <= second <= 1024:
+        raise ValueError(f"{op}: second_topk must lie in [1, 1024] or be None, got {second}")
+    return second
 
 
 def task_aligned_assign_reference(
@@ -195,8 +203,8 @@ def task_aligned_cost_reference(
     rule = (topk, alpha, beta, small_below, small_size, iou_kind)
     for b in range(shape[0]):
         rows, *fields = _pairs(scores, boxes, points, gt_boxes, gt_labels, gt_count, b, rule)
-        for whole, field in zip((metric, overlap, inside, chosen), fields):
-            whole[b][:, rows] = field
+        for every, field in zip((metric, overlap, inside, chosen), fields):
+            every[b][:, rows] = field
     return metric, overlap, inside, chosen
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastdet import _core
+from fastdet.ops._attributes import real, whole
 from fastdet.ops._backend import Op
 from fastdet.ops._numeric import sigmoid_exact
 from fastdet.ops.nms import Kept
@@ -60,15 +61,16 @@ def topk_detections(
     """
     if box_format not in BOX_FORMATS:
         raise ValueError(f"topk_detections: box_format must be xyxy or cxcywh, got {box_format!r}")
-    threshold = -float("inf") if score_threshold is None else float(score_threshold)
+    op = "topk_detections"
+    threshold = -float("inf") if score_threshold is None else real(op, "score_threshold", score_threshold)
     sizes, height, width = image_size, 1.0, 1.0
     if image_size is not None and not hasattr(image_size, "ndim"):
         if len(image_size) != 2:
             raise ValueError(f"topk_detections: image_size must be (height, width), got {image_size!r}")
-        sizes, (height, width) = None, (float(image_size[0]), float(image_size[1]))
+        sizes, (height, width) = None, (real(op, "image_size", side) for side in image_size)
     format_flags = (box_format == "cxcywh", image_size is not None)
     flags = (*format_flags, bool(sigmoid), bool(multi_label))
-    return Kept(*TOPK_DETECTIONS(logits, boxes, sizes, height, width, int(max_det), threshold, *flags))
+    return Kept(*TOPK_DETECTIONS(logits, boxes, sizes, height, width, whole(op, "max_det", max_det), threshold, *flags))
 
 
 def topk_detections_reference(

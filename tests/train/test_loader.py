@@ -16,11 +16,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import fastdet.data.pictures
 from broken_pictures import pattern, write_broken
 from fastdet.data.augmentation import RECIPES, Augmentation, augmented_sample
 from fastdet.data.coco import read_coco
 from fastdet.data.dataset import DataError, Picture
 from fastdet.data.loader import Loader, PictureCache, read_picture
+from fastdet.image_files import ImageError
 
 OPTIONS = Augmentation(mosaic=0.5, mixup=0.2, rotate_quarter=0.5)
 SIZE = (64, 96)
@@ -144,9 +146,14 @@ def test_states_that_do_not_fit_are_refused(shapes):
 
 
 def test_refusals(shapes):
-    for options in ({"batch_size": 0}, {"workers": -1}, {"prefetch": 0}, {"worker_kind": "fork"}, {"on_error": "grey"}):
+    for options in (
+        {"batch_size": 0}, {"workers": -1}, {"prefetch": 0}, {"worker_kind": "fork"}, {"on_error": "grey"},
+        {"size": (0, 64)}, {"size": (64,)}, {"seed": -1}, {"seed": 2**64},
+    ):  # fmt: skip
         with pytest.raises(ValueError, match=f"Loader: {next(iter(options))} must be"):
             loader_of(shapes, **options)
+    with pytest.raises(ValueError, match="batch_size 9 is above the 8 pictures"):
+        loader_of(shapes, batch_size=9)
     import torch
 
     if not torch.cuda.is_available():
@@ -264,6 +271,31 @@ def test_nothing_readable_is_an_error(damaged):
         path.write_bytes(b"")
     with loader_of(damaged, on_error="skip") as loader, pytest.raises(DataError, match="no picture of it can be read"):
         list(loader)
+
+
+@pytest.mark.parametrize("options", [{}, {"workers": 2}], ids=str)
+def test_retrying_reads_again_and_counts(shapes, monkeypatch, options):
+    """A file that comes back within three more attempts changes nothing but the count; another is an error."""
+    failures = {"train-2.png": 3, "train-5.png": 1}
+    left, read = dict(failures), fastdet.data.pictures.read_reduced
+
+    def sometimes(path, draft):
+        if left.get(path.name, 0):
+            left[path.name] -= 1
+            raise ImageError(path, "input/output error")
+        return read(path, draft)
+
+    monkeypatch.setattr("fastdet.data.pictures.read_reduced", sometimes)
+    monkeypatch.setattr("fastdet.data.batches.RETRY_SECONDS", (0.0, 0.0, 0.0))
+    wanted = batches(shapes, 0, on_error="retry", worker_kind="process", workers=1)  # which reads for itself
+    with loader_of(shapes, on_error="retry", cache_mb=0, **options) as loader:
+        given = list(loader)
+        assert [content(batch) for batch in given] == [content(batch) for batch in wanted]
+        assert loader.retried == sum(batch.retried for batch in given) == 4 and loader.bad_pictures == {}
+    left["train-2.png"] = 4
+    with loader_of(shapes, on_error="retry", cache_mb=0) as loader, pytest.raises(DataError, match="output error"):
+        list(loader)
+    assert left["train-2.png"] == 0
 
 
 # ---- threads and processes end -------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ from fastdet.data.pictures import PictureCache
 
 __all__ = ["Batch", "BatchBuilder", "BatchPlan", "Stopped"]
 
+RETRY_SECONDS = (0.1, 0.5, 2.0)  # pauses before a picture is read once more
 ORDER = 1  # purpose of the random numbers that order an epoch; those of samples have 0
 
 
@@ -28,6 +30,7 @@ class Batch:
 
     ``unreadable`` names each picture that could not be read, with the reason; ``replaced`` counts how often another
     one was taken for one of them, tiles of mosaics included. Both are empty unless such pictures may be skipped.
+    ``retried`` counts how often a picture was read once more, where that is tried.
     """
 
     images: np.ndarray
@@ -36,6 +39,7 @@ class Batch:
     indices: list[int]  # into the pictures of the data set; of replaced pictures those that are shown
     unreadable: dict[int, str] = field(default_factory=dict)
     replaced: int = 0
+    retried: int = 0
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class BatchPlan:
     batch_size: int
     seed: int
     calm_from: int | None = None  # first of the epochs with flips and colour only
-    skip: bool = False  # whether another picture stands in for one that cannot be read
+    on_error: str = "error"  # what is done about a picture that cannot be read: see ``Loader``
     draft: bool = True  # whether large JPEGs may be decoded at a fraction of their size
 
     def __len__(self) -> int:
@@ -136,9 +140,9 @@ class _Reader:
             if place in self._batch.unreadable:
                 continue
             try:
-                sample = self._cache(place)
+                sample = self._read(place)
             except DataError as error:
-                if not self._plan.skip:
+                if self._plan.on_error != "skip":
                     raise
                 self._batch.unreadable[place] = str(error)
                 continue
@@ -147,3 +151,12 @@ class _Reader:
                 self._batch.replaced += 1
             return sample
         raise DataError(f"{self._plan.dataset.path}: no picture of it can be read")
+
+    def _read(self, place: int) -> Sample:
+        for seconds in RETRY_SECONDS if self._plan.on_error == "retry" else ():
+            try:
+                return self._cache(place)
+            except DataError:
+                time.sleep(seconds)
+                self._batch.retried += 1
+        return self._cache(place)

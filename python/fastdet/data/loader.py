@@ -19,7 +19,7 @@ from fastdet.data.workers import CallerWorker, ProcessWorkers, ThreadWorkers, Wo
 __all__ = ["ON_ERROR", "WORKER_KINDS", "Batch", "Loader", "PictureCache", "read_picture"]
 
 WORKER_KINDS = ("thread", "process")
-ON_ERROR = ("error", "skip")
+ON_ERROR = ("error", "skip", "retry")
 
 
 class Loader:
@@ -35,6 +35,8 @@ class Loader:
     - "skip": wherever picture i is wanted (a tile of a mosaic too), i + 1 is taken, then i + 2 and so on modulo the
       number of pictures; random numbers stay those of the sample. ``bad_pictures`` (path -> reason) and ``replaced``
       (how often another was taken) say what happened in the batches handed out so far, exactly.
+    - "retry": for folders on a network: it is read up to three times more, after pauses of 0.1, 0.5 and 2 seconds,
+      then as "error". ``retried`` counts that.
 
     Leaving the loop early, an exception in it, ``close()`` and the end of the loader stop all threads and processes.
 
@@ -72,7 +74,7 @@ class Loader:
             worker_kind: "thread": they share the cache of pictures, and the GIL while NumPy prepares boxes and
                 matrices. "process": spawned, for many cores; scripts need ``if __name__ == "__main__":``.
             prefetch: batches that are ready or in work, per worker; what memory holds ahead.
-            on_error: "error" or "skip", see above.
+            on_error: "error", "skip" or "retry", see above.
             cache_mb: memory for decoded pictures in MiB, shared out among worker processes.
             draft: decode a JPEG at 1/2, 1/4 or 1/8 of its size where that still is not below ``size`` times the largest
                 zoom of the augmentation; boxes follow. Off: all pixels are decoded and each is looked at by the warp.
@@ -90,9 +92,14 @@ class Loader:
         allocate = _pinned if pin_memory else _plain
         if pin_memory:
             _check_pinning()
+        if len(size) != 2 or min(size) < 1:
+            raise ValueError(f"Loader: size must be (height, width) of at least 1, got {size}")
+        if not 0 <= seed < 2**64:
+            raise ValueError(f"Loader: seed must be in 0 .. 2^64 - 1, got {seed}")
+        if batch_size > len(dataset):
+            raise ValueError(f"Loader: batch_size {batch_size} is above the {len(dataset)} pictures, no batch is whole")
         plan_size = (size[0], size[1])
-        skip = on_error == "skip"
-        self._plan = BatchPlan(dataset, augmentation, plan_size, batch_size, seed, calm_from, skip, draft)
+        self._plan = BatchPlan(dataset, augmentation, plan_size, batch_size, seed, calm_from, on_error, draft)
         self._workers: Workers
         if workers and worker_kind == "process":
             self._workers = ProcessWorkers(self._plan, allocate, workers, workers * prefetch, cache_mb)
@@ -104,7 +111,7 @@ class Loader:
         self._epoch = self._batch = 0
         self._running = False
         self.bad_pictures: dict[Path, str] = {}
-        self.replaced = 0
+        self.replaced = self.retried = 0
         self._end = weakref.finalize(self, self._workers.close)
 
     def __len__(self) -> int:
@@ -127,6 +134,7 @@ class Loader:
             for batch in batches:
                 self._batch += 1
                 self.replaced += batch.replaced
+                self.retried += batch.retried
                 for index, reason in batch.unreadable.items():
                     self.bad_pictures[self._plan.dataset.pictures[index].path] = reason
                 yield batch

@@ -260,7 +260,7 @@ def _serve(plan: BatchPlan, cache_mb: float, slots: list[Any], pipe: connection.
             epoch, number, slot = pipe.recv()
             try:
                 batch = builder.build(epoch, number, _pixels(slots[slot], plan))
-                rest = (batch.boxes, batch.labels, batch.indices, batch.unreadable, batch.replaced)
+                rest = (batch.boxes, batch.labels, batch.indices, batch.unreadable, batch.replaced, batch.retried)
                 pipe.send((number, "batch", rest))
             except DataError as error:
                 pipe.send((number, "data", str(error)))

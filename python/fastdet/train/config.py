@@ -69,7 +69,7 @@ class TrainConfig(Augmentation):
         default=True, metadata={"help": "decode JPEGs at a fraction of their size where that is large enough"}
     )
     on_bad_picture: str = field(
-        default="error", metadata={"help": "a picture that cannot be read: error, or skip to the next one"}
+        default="error", metadata={"help": "a picture that cannot be read: error, skip to the next, retry"}
     )
 
     def __post_init__(self) -> None:

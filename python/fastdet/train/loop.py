@@ -132,10 +132,11 @@ def _run_epoch(
     totals: dict[str, float] = {}
     rate = 0.0
     unreadable: dict[int, str] = {}
-    replaced = 0
+    replaced = retried = 0
     for batch in progress(loader, per_epoch, f"epoch {epoch + 1}/{config.epochs}"):
         unreadable |= batch.unreadable
         replaced += batch.replaced
+        retried += batch.retried
         rate = learning_rate(step, **schedule)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -162,8 +163,8 @@ def _run_epoch(
             on_step(step, values)
     for index in sorted(unreadable):
         log.warning("left out: %s", unreadable[index])
-    skipped = {"bad_pictures": len(unreadable), "replaced": replaced} if config.on_bad_picture == "skip" else {}
-    return step, {"lr": rate, **totals, **skipped}
+    counted = {"skip": {"bad_pictures": len(unreadable), "replaced": replaced}, "retry": {"retried": retried}}
+    return step, {"lr": rate, **totals, **counted.get(config.on_bad_picture, {})}
 
 
 def _loader(config: TrainConfig, dataset: Dataset, size: tuple[int, int]) -> Loader:

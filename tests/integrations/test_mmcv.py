@@ -35,10 +35,6 @@ def pair_iou(a: list[float], b: list[float], offset: int, over_first: bool = Fal
 def greedy(boxes: Tensor, scores: Tensor, groups: list[int], threshold: float, offset: int) -> list[int]:
     rows, keep = boxes.tolist(), []
 
-    def near(k: int, i: int) -> bool:
-        overlap = np.float32(pair_iou(rows[k], rows[i], offset))  # theirs compares in float32
-        return groups[i] == groups[k] and bool(overlap > np.float32(threshold))
-
     for i in scores.argsort(descending=True, stable=True).tolist():
         if all(
             groups[i] != groups[k] or np.float32(pair_iou(rows[k], rows[i], offset)) <= np.float32(threshold)
@@ -76,6 +72,41 @@ def test_batched_nms(agnostic):
     assert len(config) == 4  # the caller's dictionary is not touched
     found, keep = ours.batched_nms(boxes, scores, labels, None)
     assert torch.equal(found[:, 4], scores.sort(descending=True)[0]) and torch.equal(found[:, :4], boxes[keep])
+
+
+@pytest.mark.parametrize("agnostic", [False, True])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"type": "soft_nms", "iou_threshold": 0.3, "min_score": 0.05},
+        {"type": "soft_nms", "method": "gaussian", "sigma": 0.3, "offset": 1},
+        {"type": "soft_nms", "method": "naive", "iou_thr": 0.4},
+        {"type": "nms_rotated", "iou_threshold": 0.3},
+        {"type": "nms_rotated", "iou_threshold": 0.1, "clockwise": False},
+        {"type": "nms", "iou_threshold": 0.3, "offset": 1},
+    ],
+    ids=str,
+)
+def test_batched_nms_is_its_type_of_each_class(config, agnostic):
+    """As mmdet's (soft) and mmrotate's configurations ask for it: class by class, then by falling score."""
+    boxes, scores, labels = boxes_of(70, 8)
+    scores = scores + torch.arange(70) * 1e-4  # no ties
+    if config["type"] == "nms_rotated":
+        boxes = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2] + 1, torch.linspace(-3, 3, 70)[:, None]], 1)
+    alone = {"iou_threshold" if key == "iou_thr" else key: value for key, value in config.items() if key != "type"}
+    want = []
+    for group in [torch.arange(70)] if agnostic else [torch.where(labels == c)[0] for c in range(4)]:
+        found, keep = getattr(ours, config["type"])(boxes[group], scores[group], **alone)
+        want += [(score, i) for score, i in zip(found[:, -1].tolist(), group[keep].tolist())]
+    want.sort(reverse=True)
+    for cut, more in ((len(want), {}), (5, {"max_num": 5}), (len(want), {"split_thr": 3})):
+        found, keep = ours.batched_nms(boxes, scores, labels, config | more, class_agnostic=agnostic)
+        assert keep.tolist() == [i for _, i in want[:cut]]
+        assert found[:, -1].tolist() == [score for score, _ in want[:cut]] and torch.equal(found[:, :-1], boxes[keep])
+    as_function = {**config, "type": getattr(ours, config["type"])}
+    assert torch.equal(ours.batched_nms(boxes, scores, labels.float(), as_function, agnostic)[1], keep)
+    found, keep = ours.batched_nms(boxes[:0], scores[:0], labels[:0], config, agnostic)
+    assert found.shape == (0, boxes.shape[1] + 1) and keep.shape == (0,)
 
 
 @pytest.mark.parametrize("method", ["naive", "linear", "gaussian"])
@@ -294,7 +325,13 @@ def test_without_mmcv(monkeypatch):
     [
         (lambda b, s: ours.nms(b, s, 0.5, offset=2), "nms: offset must be 0 or 1, got 2"),
         (lambda b, s: ours.nms(b[:, :3], s, 0.5), r"nms: boxes and scores must be \(N, 4\) and \(N,\), got \(5, 3\)"),
-        (lambda b, s: ours.batched_nms(b, s, s, {"type": "soft_nms", "iou_threshold": 0.5}), "got 'soft_nms'"),
+        (lambda b, s: ours.batched_nms(b, s, s, {"type": "nms_match", "iou_threshold": 0.5}), "got 'nms_match'"),
+        (lambda b, s: ours.batched_nms(b, s, s, {"type": 3, "iou_threshold": 0.5}), "got 3"),
+        (
+            lambda b, s: ours.batched_nms(b, s, s, {"type": "soft_nms", "clockwise": True}),
+            "got the key 'clockwise' too",
+        ),
+        (lambda b, s: ours.batched_nms(b, s, s, {"type": "nms_rotated"}), "nms_rotated only, got none"),
         (lambda b, s: ours.batched_nms(b, s, s, {"iou_threshold": 0.5, "sigma": 1}), "got the key 'sigma' too"),
         (lambda b, s: ours.batched_nms(b, s, s, {}), "got none"),
         (lambda b, s: ours.soft_nms(b, s, method="hard"), "got 'hard'"),

@@ -8,7 +8,7 @@ compiled extension.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -70,13 +70,14 @@ def batched_nms(
     ``class_agnostic``.
 
     Args:
-        boxes: (N, 4) corners. scores: (N,). idxs: (N,) class of each box.
-        nms_cfg: ``type`` ("nms"), ``iou_threshold`` (or ``iou_thr``), ``offset``, ``score_threshold``, ``max_num``,
-            ``class_agnostic``. ``split_thr`` is not needed and without effect: memory grows with N. None sorts only.
+        boxes: (N, 4) corners, or (N, 5) for ``"nms_rotated"``. scores: (N,). idxs: (N,) class of each box.
+        nms_cfg: ``type`` (``"nms"``, ``"soft_nms"`` or ``"nms_rotated"``) with arguments of that function
+            (``iou_threshold`` may be ``iou_thr``), ``max_num``, ``class_agnostic``. ``split_thr`` is not needed and
+            without effect: memory grows with N. None sorts only.
         class_agnostic: boxes of different classes suppress one another too.
 
     Returns:
-        (K, 5) boxes with scores and (K,) int64 indices, by falling score.
+        (K, 5 | 6) boxes with scores, new ones for ``"soft_nms"``, and (K,) int64 indices, by falling score.
 
     Raises:
         ValueError: another type of suppression, or a key that is not known.
@@ -86,22 +87,38 @@ def batched_nms(
         return torch.cat((boxes[order], best[:, None]), 1), order
     options = dict(nms_cfg)
     kind = options.pop("type", "nms")
-    if kind != "nms":
-        raise ValueError(f"batched_nms: type in nms_cfg must be 'nms', got {kind!r}")
-    class_agnostic = options.pop("class_agnostic", class_agnostic)
+    kind = kind if isinstance(kind, str) else getattr(kind, "__name__", kind)  # mmcv takes the function, too
+    if kind not in _BATCHED:
+        raise ValueError(f"batched_nms: type in nms_cfg must be one of {', '.join(_BATCHED)}, got {kind!r}")
+    groups = None if options.pop("class_agnostic", class_agnostic) else idxs
     options.pop("split_thr", None)
-    threshold = options.pop("iou_thr", None)
-    threshold = options.pop("iou_threshold", threshold)
-    offset, score_threshold = options.pop("offset", 0), options.pop("score_threshold", 0)
     max_num = options.pop("max_num", -1)
-    if threshold is None or options:
-        why = f"got the key {next(iter(options))!r} too" if options else "got none"
-        raise ValueError(f"batched_nms: nms_cfg must have iou_threshold and keys of nms only, {why}")
+    threshold = options.pop("iou_thr", None)
+    if threshold is not None:
+        options.setdefault("iou_threshold", threshold)
+    suppress, known = _BATCHED[kind]
+    unknown = [key for key in options if key not in known]
+    if unknown or (kind != "soft_nms" and "iou_threshold" not in options):
+        why = f"got the key {unknown[0]!r} too" if unknown else "got none"
+        raise ValueError(f"batched_nms: nms_cfg must have iou_threshold and keys of {kind} only, {why}")
+    keep, scores = suppress(boxes, scores, groups, **options)
+    if max_num > 0:
+        keep, scores = keep[:max_num], scores[:max_num]
+    return torch.cat((boxes[keep], scores[:, None]), 1), keep
+
+
+def _hard(
+    boxes: Tensor,
+    scores: Tensor,
+    idxs: Tensor | None,
+    iou_threshold: float,
+    offset: int = 0,
+    score_threshold: float = 0,
+) -> tuple[Tensor, Tensor]:
     _check_offset("batched_nms", offset)
     _check_boxes("batched_nms", boxes, scores)
-    groups = None if class_agnostic else idxs
-    keep = _keep(boxes, scores, groups, threshold, offset, score_threshold, max_num)
-    return torch.cat((boxes[keep], scores[keep, None]), 1), keep
+    keep = _keep(boxes, scores, idxs, iou_threshold, offset, score_threshold, -1)
+    return keep, scores[keep]
 
 
 def soft_nms(
@@ -127,24 +144,35 @@ def soft_nms(
     Raises:
         ValueError: a shape or an offset that mmcv does not take either, or another method.
     """
+    is_array = isinstance(boxes, np.ndarray)
+    boxes, scores = (torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in (boxes, scores))
+    index, rescored = _soften(boxes, scores, None, iou_threshold, sigma, min_score, method, offset)
+    found = torch.cat((boxes[index], rescored[:, None]), 1)
+    return (found.numpy(), index.numpy()) if is_array else (found, index)
+
+
+def _soften(
+    boxes: Tensor,
+    scores: Tensor,
+    idxs: Tensor | None,
+    iou_threshold: float = 0.3,
+    sigma: float = 0.5,
+    min_score: float = 1e-3,
+    method: str = "linear",
+    offset: int = 0,
+) -> tuple[Tensor, Tensor]:
     _check_offset("soft_nms", offset)
     if method not in ("naive", "linear", "gaussian"):
         raise ValueError(f"soft_nms: method must be 'naive', 'linear' or 'gaussian', got {method!r}")
-    is_array = isinstance(boxes, np.ndarray)
-    boxes, scores = (torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in (boxes, scores))
     _check_boxes("soft_nms", boxes, scores)
     if method == "naive":
         below = float(np.nextafter(np.float32(iou_threshold), np.float32(-1)))
-        index = _keep(boxes, scores, None, below, offset, min_score, -1)
-        rescored = scores[index]
-    else:
-        ends = _ends(boxes.detach(), offset)
-        ends, values = (a.float() if a.dtype == torch.float64 else a for a in (ends, scores.detach()))
-        index, rescored = ops.soft_nms(
-            ends, values, method=method, iou_threshold=iou_threshold, sigma=sigma, score_threshold=min_score
-        )
-    found = torch.cat((boxes[index], rescored[:, None].to(boxes.dtype)), 1)
-    return (found.numpy(), index.numpy()) if is_array else (found, index)
+        index = _keep(boxes, scores, idxs, below, offset, min_score, -1)
+        return index, scores[index]
+    ends, values = _single(_ends(boxes, offset)), _single(scores)
+    numbers = {"iou_threshold": iou_threshold, "sigma": sigma, "score_threshold": min_score}
+    index, rescored = ops.soft_nms(ends, values, idxs=_classes(idxs), method=method, **numbers)
+    return index, rescored.to(boxes.dtype)
 
 
 def nms_rotated(
@@ -163,10 +191,24 @@ def nms_rotated(
     """
     if len(dets) == 0:
         return dets, None
-    boxes, values = (a.float() if a.dtype == torch.float64 else a for a in (dets.detach(), scores.detach()))
-    boxes = boxes if clockwise else _mirrored(boxes)
-    keep = ops.rotated_nms(boxes, values, iou_threshold, idxs=None if labels is None else labels.long())
-    return torch.cat((dets[keep], scores[keep, None]), 1), keep
+    keep, kept_scores = _turned(dets, scores, labels, iou_threshold, clockwise)
+    return torch.cat((dets[keep], kept_scores[:, None]), 1), keep
+
+
+def _turned(
+    dets: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold: float, clockwise: bool = True
+) -> tuple[Tensor, Tensor]:
+    boxes = _single(dets) if clockwise else _mirrored(_single(dets))
+    keep = ops.rotated_nms(boxes, _single(scores), iou_threshold, idxs=_classes(idxs))
+    return keep, scores[keep]
+
+
+# What batched_nms calls for a type, and with which keys.
+_BATCHED: dict[str, tuple[Callable[..., tuple[Tensor, Tensor]], set[str]]] = {
+    "nms": (_hard, {"iou_threshold", "offset", "score_threshold"}),
+    "soft_nms": (_soften, {"iou_threshold", "sigma", "min_score", "method", "offset"}),
+    "nms_rotated": (_turned, {"iou_threshold", "clockwise"}),
+}
 
 
 def bbox_overlaps(
@@ -339,14 +381,25 @@ def _keep(
     chosen = torch.where(scores > score_threshold)[0] if score_threshold > 0 else None
     if chosen is not None:
         boxes, scores, idxs = boxes[chosen], scores[chosen], None if idxs is None else idxs[chosen]
-    boxes, scores = (a.float() if a.dtype == torch.float64 else a for a in (boxes, scores))
-    if idxs is None:
-        keep = ops.nms(boxes, scores, iou_threshold)
+    classes = _classes(idxs)
+    if classes is None:
+        keep = ops.nms(_single(boxes), _single(scores), iou_threshold)
     else:
-        idxs = idxs.unique(return_inverse=True)[1] if idxs.is_floating_point() else idxs.long()
-        keep = ops.batched_nms(boxes, scores, idxs, iou_threshold)
+        keep = ops.batched_nms(_single(boxes), _single(scores), classes, iou_threshold)
     keep = keep[:max_num] if max_num > 0 else keep
     return keep if chosen is None else chosen[keep]
+
+
+def _single(a: Tensor) -> Tensor:
+    """Without gradient, and float64 in float32, in which boxes are suppressed."""
+    return a.detach().float() if a.dtype == torch.float64 else a.detach()
+
+
+def _classes(idxs: Tensor | None) -> Tensor | None:
+    """Whole numbers; floating point classes are compared as they are."""
+    if idxs is None or not idxs.is_floating_point():
+        return None if idxs is None else idxs.long()
+    return idxs.unique(return_inverse=True)[1]
 
 
 def _ends(boxes: Tensor, offset: int) -> Tensor:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastdet.data import DataError, open_dataset
+from fastdet.data.check import check_dataset
 from fastdet.data.voc import read_voc_file
 from fastdet.data.yolo import read_labels
 from fastdet.data.yolo_yaml import read_yaml
@@ -93,8 +94,14 @@ def test_a_million_lines(tmp_path):
     path.write_text("".join(f"0 0.5 0.5 0.2 {0.000001 * i:.6f}\n" for i in range(100_002)))
     with pytest.raises(DataError, match="has more than 100000 boxes"):
         read_labels(path, 2)
-    path.write_text(GOOD * 200_000)
+    path.write_text(GOOD * 100_000)
     assert len(read_labels(path, 2)) == 1
+    for line in (GOOD, "x\n"):  # lines that are equal, or wrong, and told one by one
+        problems = []
+        path.write_text("\n" + GOOD + line * 100_000)
+        with pytest.raises(DataError, match="has more than 100000 boxes"):
+            read_labels(path, 2, report=problems.append)
+        assert len(problems) < 100_000
     with pytest.raises(DataError, match="no such file"):
         read_labels(tmp_path / "none.txt", 2)
     (tmp_path / "folder.txt").mkdir()
@@ -187,6 +194,33 @@ def test_xml(tmp_path, name):
     with pytest.raises(DataError) as caught:
         read_voc_file(path)
     assert str(caught.value).startswith(str(path)) and reason in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["iso-8859-1", "utf-16", "windows-1252", "us-ascii", "utf-8-sig"])
+def test_xml_is_read_in_the_encoding_that_it_names(tmp_path, encoding):
+    name = "cell" if encoding == "us-ascii" else "caf\u00e9"
+    text = f"<annotation><object><name>{name}</name>{BOX.format(1, 9)}</object></annotation>"
+    declared = "" if encoding == "utf-8-sig" else f'<?xml version="1.0" encoding="{encoding}"?>\n'
+    path = tmp_path / "a.xml"
+    path.write_bytes((declared + text).encode(encoding))
+    assert [each.name for each in read_voc_file(path).objects] == [name]
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "no such thing"])
+def test_xml_in_other_encodings_is_refused(tmp_path, encoding):
+    path = tmp_path / "a.xml"
+    path.write_bytes(f'<?xml version="1.0" encoding="{encoding}"?>\n<annotation/>'.encode())
+    with pytest.raises(DataError, match=r"use UTF-8|is not valid XML"):
+        read_voc_file(path)
+
+
+def test_the_fault_that_hides_all_names_is_said(tmp_path):
+    root = small_sets.write_voc(tmp_path / "set")
+    for path in (root / "Annotations").glob("*.xml"):
+        path.write_text("<annotation>")
+    with pytest.raises(DataError, match=r"a\.xml:1: is not valid XML"):
+        open_dataset(root)
+    assert [each.kind for each in check_dataset(root).problems].count("unreadable") == 1
 
 
 @pytest.fixture(scope="module")

@@ -150,13 +150,19 @@ def real_inside(root: Path, path: Path) -> bool:
 def read_text(path: Path, limit: int) -> str:
     """A text file of at most ``limit`` bytes, without its byte order mark. Raises DataError."""
     try:
+        return read_file(path, limit).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 text (byte {error.start})") from None
+
+
+def read_file(path: Path, limit: int) -> bytes:
+    """A regular file of at most ``limit`` bytes. Raises DataError."""
+    try:
         if not path.is_file():
             reason = "is not a regular file" if path.exists() else "cannot be read: no such file"
             raise DataError(f"{path}: {reason}")
         if path.stat().st_size > limit:
             raise DataError(f"{path}: is larger than {limit >> 10} KB")
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8 text (byte {error.start})") from None
+        return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None

@@ -249,13 +249,16 @@ def _voc_files(folder: Path) -> Iterator[Path]:
 
 def _voc_names(folder: Path) -> tuple[str, ...]:
     names: set[str] = set()
+    faults: list[str] = []
     for path in _voc_files(folder):
         try:
-            names.update(each.name for each in read_voc_file(path, report=lambda problem: None).objects)
-        except DataError:
-            continue  # said when the file is read for its boxes
+            objects = read_voc_file(path, report=lambda problem: faults.append(str(problem))).objects
+        except DataError as error:  # said again when the file is read for its boxes
+            faults.append(str(error))
+        else:
+            names.update(each.name for each in objects)
     if not names:
-        _fail(folder, "no object in its XML files has a name")
+        raise DataError(faults[0] if faults else f"{folder}: no object in its XML files has a name")
     return tuple(sorted(names))
 
 

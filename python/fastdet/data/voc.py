@@ -18,7 +18,7 @@ from fastdet.data.dataset import (
     Report,
     box_problem,
     problem_of,
-    read_text,
+    read_file,
     strict,
 )
 from fastdet.data.index import Index
@@ -58,7 +58,7 @@ def read_voc_file(path: str | Path, *, report: Report = strict) -> VocFile:
     """
     path = Path(path)
     document = _Document(path)
-    document.parse(read_text(path, XML_LIMIT))
+    document.parse(read_file(path, XML_LIMIT))
     objects = []
     for line, values in document.objects:
         try:
@@ -84,7 +84,7 @@ class _Document:
         self.text: list[str] = []
         self.letters = 0
 
-    def parse(self, text: str) -> None:
+    def parse(self, data: bytes) -> None:
         self.parser = expat.ParserCreate()
         self.parser.StartDoctypeDeclHandler = self._refuse("a document type (<!DOCTYPE>)")
         self.parser.EntityDeclHandler = self._refuse("an entity (<!ENTITY>)")
@@ -92,9 +92,13 @@ class _Document:
         self.parser.EndElementHandler = self._end
         self.parser.CharacterDataHandler = self._letters
         try:
-            self.parser.Parse(text, True)
+            self.parser.Parse(data, True)
         except expat.ExpatError as error:
             raise DataError(f"{self.path}:{error.lineno}: is not valid XML: {error}") from None
+        except DataError:
+            raise
+        except (LookupError, ValueError) as error:  # an encoding that the parser does not know
+            raise DataError(f"{self.path}: cannot be read in the encoding that it names: {error}; use UTF-8") from None
 
     def _refuse(self, what: str) -> Callable[..., None]:
         def handler(*_: Any) -> None:

@@ -62,10 +62,14 @@ def read_labels(path: str | Path, classes: int, *, keypoint_values: int = 0, rep
     path = Path(path)
     rows: dict[tuple[float, ...], LabelRow] = {}
     polygons: bool | None = None
+    objects = 0
     for number, text in enumerate(read_text(path, LABEL_LIMIT).split("\n"), start=1):
         words = text.split()
         if not words:
             continue
+        objects += 1
+        if objects > MAX_BOXES_PER_PICTURE:  # equal ones, too: each would be told
+            raise DataError(f"{path}: has more than {MAX_BOXES_PER_PICTURE} boxes")
         try:
             polygon = _is_polygon(len(words), keypoint_values)
             if polygons not in (None, polygon):
@@ -78,8 +82,6 @@ def read_labels(path: str | Path, classes: int, *, keypoint_values: int = 0, rep
         first = rows.setdefault((row.label, *map(float, words[1:])), row)
         if first is not row:
             report(Problem("warning", "box-repeated", path, str(number), f"says what line {first.line} says"))
-        if len(rows) > MAX_BOXES_PER_PICTURE:
-            raise DataError(f"{path}: has more than {MAX_BOXES_PER_PICTURE} boxes")
     return list(rows.values())
 
 

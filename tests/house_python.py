@@ -36,6 +36,7 @@ AT_MODULE_LEVEL = {
     "torch": (
         "ops/_torch.py",
         "ops/_torch_rep_conv.py",
+        "ops/_torch_rep_conv_train.py",
         "assign.py",
         "losses.py",
         "models/",

@@ -22,6 +22,14 @@ SHAPES = {
     "3x3 16-32 at 160x160, stride 2": (16, 32, 3, 160, 2, 1),
     "7x7 depthwise 128 at 20x20": (128, 128, 7, 20, 1, 128),
 }
+TRAINED = {
+    "3x3 64-64 at 40x40": (64, 64, 3, 40, 1, 1),
+    "3x3 64-64 at 20x20": (64, 64, 3, 20, 1, 1),
+    "3x3 32-32 at 80x80": (32, 32, 3, 80, 1, 1),
+    "3x3 128-128 at 40x40": (128, 128, 3, 40, 1, 1),
+    "1x1 128-128 at 20x20": (128, 128, 1, 20, 1, 1),
+    "3x3 depthwise 64 at 80x80": (64, 64, 3, 80, 1, 64),
+}
 
 
 def layer(shape: tuple[int, ...], layout: str, dtype: torch.dtype, batch: int = 1) -> tuple[torch.Tensor, ...]:
@@ -80,23 +88,33 @@ def bench_rep_conv2d_native(benchmark):
         )
 
 
-def bench_rep_conv2d_backward(benchmark):
-    """Forward and rep_conv2d_backward; the activation's input is computed twice, eager keeps it."""
-    leaves = [a.requires_grad_() for a in layer(SHAPES["3x3 64-64 at 80x80"], "NCHW", torch.float32)]
-    grad = torch.randn(1, 64, 80, 80)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", [*SHAPES, *TRAINED])
+def bench_rep_conv2d_backward(benchmark, name, layout):
+    """Forward and the gradients of x, weight and bias, float32."""
+    shape = {**SHAPES, **TRAINED}[name]
+    leaves = [a.requires_grad_() for a in layer(shape, layout, torch.float32)]
+    *_, kernel, _, stride, groups = shape
+    options = {"stride": stride, "padding": kernel // 2, "groups": groups}
+
+    def eager(x, weight, bias):
+        return F.silu(F.conv2d(x, weight, bias, **options))
+
+    grad = torch.randn_like(eager(*leaves))
 
     def gradients(function):
-        return torch.cat([g.flatten() for g in torch.autograd.grad(function(*leaves), leaves, grad)])
+        return torch.autograd.grad(function(*leaves), leaves, grad)
 
     compare(
         benchmark,
         "rep_conv2d",
-        "3x3 64-64 at 80x80, NCHW float32, forward and backward",
+        f"{name}, {layout} float32, forward and backward",
         {
-            "fastdet": lambda: gradients(lambda *a: ops.rep_conv2d(*a, padding=1)),
-            "torch eager": lambda: gradients(lambda *a: F.silu(F.conv2d(*a, padding=1))),
+            "fastdet": lambda: gradients(lambda *a: ops.rep_conv2d(*a, **options)),
+            "torch eager": lambda: gradients(eager),
         },
-        same=lambda ours, theirs: torch.allclose(ours, theirs, rtol=1e-3, atol=1e-2),
+        same=lambda ours, theirs: all(torch.allclose(a, b, rtol=1e-3, atol=1e-2) for a, b in zip(ours, theirs)),
+        extra={"backend": ops.rep_conv2d_backend(*leaves, **options)},
     )
 
 

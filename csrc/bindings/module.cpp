@@ -28,6 +28,17 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
 
   module.def("num_threads", &num_threads, "Threads that work on one call.");
   module.def("set_num_threads", &set_num_threads, py::arg("count"), py::call_guard<py::gil_scoped_release>());
+  // Addresses of GOMP_parallel, omp_get_max_threads and omp_in_parallel; all 0 for none.
+  module.def("set_openmp", [](std::uintptr_t run, std::uintptr_t max_threads, std::uintptr_t inside) {
+#if defined(__SANITIZE_THREAD__)
+    return;  // it does not see how the runtime's threads wait for each other
+#endif
+    OpenMp runtime;
+    runtime.run = reinterpret_cast<decltype(runtime.run)>(run);
+    runtime.max_threads = reinterpret_cast<decltype(runtime.max_threads)>(max_threads);
+    runtime.inside = reinterpret_cast<decltype(runtime.inside)>(inside);
+    set_openmp(runtime);
+  });
   module.def("set_library_folder", &bindings::set_library_folder, py::arg("folder"));
   module.def("cuda_available", [] {
     std::string why;

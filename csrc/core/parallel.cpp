@@ -178,21 +178,54 @@ int default_threads() {
   return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
+OpenMp openmp;        // under pool_mutex
+bool forked = false;  // this process is a child: threads of its parent's runtimes are lost
+thread_local bool by_framework = false;
+
 void before_fork() { pool_mutex.lock(); }
 void after_fork_parent() { pool_mutex.unlock(); }
 void after_fork_child() {
   pool_slot = nullptr;
+  openmp = OpenMp{};
+  forked = true;
   pool_mutex.unlock();
 }
+const int fork_handled = pthread_atfork(before_fork, after_fork_parent, after_fork_child);
 
 std::shared_ptr<Pool> pool() {
   const std::lock_guard<std::mutex> lock(pool_mutex);
-  static const int registered = pthread_atfork(before_fork, after_fork_parent, after_fork_child);
-  (void)registered;
+  (void)fork_handled;
   if (chosen_threads == 0) chosen_threads = default_threads();
   if (chosen_threads == 1) return nullptr;
   if (pool_slot == nullptr) pool_slot = new std::shared_ptr<Pool>(std::make_shared<Pool>(chosen_threads - 1));
   return *pool_slot;
+}
+
+// How many threads of the framework this thread's call is to use; 0: the pool.
+int framework_threads(const OpenMp& runtime) {
+  if (runtime.run == nullptr || runtime.inside() != 0) return 0;
+  const int threads = runtime.max_threads();
+  return threads > 1 && threads <= num_threads() ? threads : 0;
+}
+
+void run_by(const OpenMp& runtime, int threads, Job& job) {
+  const auto work = [](void* data) {
+    const bool before = std::exchange(inside_job, true);
+    static_cast<Job*>(data)->work();
+    inside_job = before;
+  };
+  runtime.run(work, &job, static_cast<unsigned>(threads), 0);
+  job.wait();
+}
+
+OpenMp current_openmp() {
+  const std::lock_guard<std::mutex> lock(pool_mutex);
+  return openmp;
+}
+
+// About four pieces a thread balance uneven work without much bookkeeping.
+std::int64_t piece_for(std::int64_t n, std::int64_t grain, int threads) {
+  return std::max(grain, n / (4 * static_cast<std::int64_t>(threads)));
 }
 
 // Ends the workers when the library is unloaded or the process exits.
@@ -224,14 +257,32 @@ void set_num_threads(int count) {
 void parallel_for(std::int64_t n, std::int64_t grain, const std::function<void(std::int64_t, std::int64_t)>& body) {
   if (n <= 0) return;
   grain = std::max<std::int64_t>(1, grain);
-  const std::shared_ptr<Pool> workers = n <= grain || inside_job ? nullptr : pool();
+  if (n <= grain || inside_job) {
+    body(0, n);
+    return;
+  }
+  if (by_framework) {
+    const OpenMp runtime = current_openmp();
+    if (const int threads = framework_threads(runtime); threads > 0) {
+      Job job(n, piece_for(n, grain, threads), body);
+      run_by(runtime, threads, job);
+      return;
+    }
+  }
+  const std::shared_ptr<Pool> workers = pool();
   if (workers == nullptr) {
     body(0, n);
     return;
   }
-  // About four pieces a thread balance uneven work without much bookkeeping.
-  const std::int64_t piece = std::max(grain, n / (4 * static_cast<std::int64_t>(num_threads())));
-  workers->run(std::make_shared<Job>(n, piece, body));
+  workers->run(std::make_shared<Job>(n, piece_for(n, grain, num_threads()), body));
 }
+
+void set_openmp(const OpenMp& runtime) {
+  const std::lock_guard<std::mutex> lock(pool_mutex);
+  if (!forked) openmp = runtime;
+}
+
+FrameworkThreads::FrameworkThreads(bool wanted) : before_(std::exchange(by_framework, wanted)) {}
+FrameworkThreads::~FrameworkThreads() { by_framework = before_; }
 
 }  // namespace fastdet

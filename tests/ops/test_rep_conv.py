@@ -272,12 +272,14 @@ KEPT = [
 @pytest.mark.parametrize("last", [False, True], ids=["first", "last"])
 @pytest.mark.parametrize("name", [*KEPT, "resnet", "depthwise", "groups", "down-odd", "no-pictures", "no-outputs"])
 def test_eager_autograd_is_the_operator(name, last):
-    """Where autograd may keep the input of the activation: the same bits, the gradients of the backward operator."""
+    """The bits of the implementation that runs then, the gradients of the backward operator."""
     problem = PROBLEMS[name]
     arguments = tensors(problem, last=last)
     given = [a.clone().requires_grad_() if torch.is_tensor(a) else a for a in arguments]
     y, grad = REP_CONV2D(*given), torch.randn(problem.out_shape)
-    assert torch.equal(y.detach(), REP_CONV2D(*arguments))
+    keywords = dict(zip(("stride", "padding", "groups", "activation", "residual", "add_first"), given[3:-1]))
+    assert torch.equal(y.detach(), REP_CONV2D(*arguments[:-1], ops.rep_conv2d_backend(*given[:3], **keywords)))
+    assert torch.equal(y, ops.rep_conv2d(*given[:3], **keywords))
     leaves = [a for a in given if torch.is_tensor(a)]
     want = list(BACKWARD(grad, *arguments[:-1], [True, True, bool(problem.bias), problem.add_first]))
     if not problem.add_first:
@@ -285,6 +287,23 @@ def test_eager_autograd_is_the_operator(name, last):
     want = [w for w, present in zip(want, (True, True, problem.bias, problem.residual), strict=True) if present]
     for found, expected in zip(torch.autograd.grad(y, leaves, grad), want, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_what_runs_where_gradients_are_wanted():
+    """torch's convolution in the place of oneDNN's fused one, which does not give the activation's input away."""
+    x, weight, bias = tensors(PROBLEMS["point"], last=True)[:3]
+    assert ops.rep_conv2d_backend(x, weight) == "onednn"
+    weight.requires_grad_()
+    assert ops.rep_conv2d_backend(x, weight) == "torch"
+    assert ops.rep_conv2d_backend(x, weight, backend="onednn") == "onednn"
+    with torch.no_grad():
+        assert ops.rep_conv2d_backend(x, weight) == "onednn"
+    with ops.backend("cpu"):
+        assert ops.rep_conv2d_backend(x, weight) == "native"
+    y = ops.rep_conv2d(x, weight, bias, backend="onednn")
+    torch.testing.assert_close(y, ops.rep_conv2d(x, weight, bias))
+    for a, b in zip(*(torch.autograd.grad(z.sum(), weight) for z in (y, ops.rep_conv2d(x, weight, bias)))):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
 def test_a_frozen_weight_gets_no_gradient():

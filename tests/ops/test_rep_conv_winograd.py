@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -76,16 +78,70 @@ def test_same_bits_for_every_number_of_threads_and_batch(last):
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["first", "last"])
-@pytest.mark.parametrize("name", ["plain", "residual", "residual-first", "relu", "linear"])
-def test_gradients_from_the_kept_input_of_the_activation(name, last):
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_gradients(name, last):
+    """SiLU is torch's where autograd follows."""
     arguments = tensors(PROBLEMS[name], last)
     given = [a.clone().requires_grad_() if torch.is_tensor(a) else a for a in arguments]
     y, grad = ops.REP_CONV2D(*given), torch.randn(PROBLEMS[name].out_shape)
-    assert torch.equal(y.detach(), ops.REP_CONV2D(*arguments))
-    found = torch.autograd.grad(y, given[:2], grad)
-    want = ops.REP_CONV2D_BACKWARD(grad, *arguments[:-1], [True, True, False, False])
+    unit = 1e-6 if PROBLEMS[name].activation == "silu" else 0
+    torch.testing.assert_close(y.detach(), ops.REP_CONV2D(*arguments), rtol=unit, atol=unit)
+    found = torch.autograd.grad(y, given[:2], grad, retain_graph=True)
+    want = ops.rep_conv2d_backward_reference(
+        *(a.double().numpy() if torch.is_tensor(a) else a for a in (grad, *arguments[:-1])), [True, True, False, False]
+    )
     for a, b in zip(found, want):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(a.double(), torch.from_numpy(b), rtol=1e-5, atol=1e-4)
+    again = torch.autograd.grad(y, given[:2], grad)
+    assert all(torch.equal(a, b) for a, b in zip(found, again))
+
+
+def test_gradients_on_torchs_threads():
+    """Where torch has several they compute, else the pool's: the same bits. (torch's SiLU has others.)"""
+    before = torch.get_num_threads(), _core.num_threads()
+    given = [a.requires_grad_() for a in tensors(replace(PROBLEMS["tails"], height=40, width=41), False)[:3]]
+    grad, found = torch.randn(2, 33, 40, 41), []
+    try:
+        for ours in (1, 2, 4):
+            for theirs in (1, 2, 3):
+                _core.set_num_threads(ours)
+                torch.set_num_threads(theirs)
+                y = ops.rep_conv2d(*given, padding=1, activation="relu")
+                found.append((y, *torch.autograd.grad(y, given[:1], grad)))
+    finally:
+        torch.set_num_threads(before[0])
+        _core.set_num_threads(before[1])
+    assert all(torch.equal(a, b) for each in found for a, b in zip(each, found[0], strict=True))
+
+
+def test_a_forked_child_computes_too():
+    """Where the parent's threads are lost, torch's among them."""
+    code = """
+import os, torch
+from fastdet import _core, ops
+torch.set_num_threads(2)
+_core.set_num_threads(2)
+x = torch.randn(1, 16, 40, 40, requires_grad=True)
+weight = torch.randn(16, 16, 3, 3)
+y = ops.rep_conv2d(x, weight, padding=1, activation="none")
+child = os.fork()
+if child == 0:
+    os._exit(0 if torch.equal(ops.rep_conv2d(x, weight, padding=1, activation="none"), y) else 1)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_gradients_of_gradients():
+    """By torch's convolutions."""
+    x, weight = (a.requires_grad_() for a in tensors(PROBLEMS["plain"], False)[:2])
+    penalties = []
+    for y in (ops.rep_conv2d(x, weight, padding=1), F.silu(F.conv2d(x, weight, padding=1))):
+        (slope,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+        penalties.append(torch.autograd.grad(slope.square().sum(), (x, weight)))
+    for ours, theirs in zip(*penalties, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -156,7 +212,7 @@ def test_packed(last):
     moved = x.contiguous(memory_format=torch.channels_last)
     assert torch.equal(y, ops.rep_conv2d(moved, weight, bias, padding=1, residual=residual, backend="winograd"))
     with pytest.raises(ValueError, match=r"rep_conv2d: packed must be \(\d+,\), got \(7,\)"):
-        _core.rep_conv2d_winograd(x, weight, torch.zeros(7), bias, [1, 1], "silu", None, False, last)
+        _core.rep_conv2d_winograd(x, weight, torch.zeros(7), bias, [1, 1], "silu", None, False, last, False)
 
 
 def test_gradients_follow():

@@ -7,6 +7,7 @@
 
 #include "bindings/arrays.h"
 #include "bindings/operators.h"
+#include "core/parallel.h"
 #include "ops/rep_conv/rep_conv.h"
 #include "ops/rep_conv/rep_conv_plans.h"
 #include "ops/rep_conv/rep_conv_tiles.h"
@@ -97,7 +98,8 @@ py::object rep_conv2d_winograd_pack(py::handle weight, bool channels_last) {
 }
 
 py::object rep_conv2d_winograd(py::handle x, py::handle weight, py::handle packed, py::handle bias, Pair padding,
-                               const std::string& activation, py::handle residual, bool add_first, bool channels_last) {
+                               const std::string& activation, py::handle residual, bool add_first, bool channels_last,
+                               bool between_framework_calls) {
   const char* op = "rep_conv2d";
   Call call(op, "cpu");
   RepConvParams params;
@@ -120,7 +122,10 @@ py::object rep_conv2d_winograd(py::handle x, py::handle weight, py::handle packe
   params.out = output_of(call, {params.x.shape[0], params.weight.shape[0], params.out_size(0), params.out_size(1)},
                          params.x.dtype, channels_last, &result);
   params.workspace = call.workspace(rep_conv::winograd_workspace_bytes(params, channels_last, transformed != nullptr));
-  call.run([&] { rep_conv::winograd_cpu(params, channels_last, transformed); });
+  call.run([&] {
+    const FrameworkThreads threads(between_framework_calls);
+    rep_conv::winograd_cpu(params, channels_last, transformed);
+  });
   return result;
 }
 

@@ -92,8 +92,8 @@ class Op:
         fake: shapes only, for torch: takes the arguments, returns empty tensors.
         backward: ``(ctx, *grads) -> grads``, one per argument, None for what has none.
         setup_context: what ``backward`` finds in ``ctx``; the default keeps the inputs for ``kept_inputs``.
-        eager_function: ``() ->`` a torch.autograd.Function on the arguments, in place of ``backward`` where torch's
-            autograd is all that watches: there it may keep what a compiled operator has to compute again.
+        eager_function: ``() ->`` what has the ``apply`` of a torch.autograd.Function, in place of ``backward`` where
+            torch's autograd is all that watches: there it may keep what a compiled operator has to compute again.
         drop_grad: results carry no gradient by their nature (indices, assignments): inputs that require one are taken.
         dtypes_of: for each result the position of the argument whose dtype it has, None where it has its own; empty if
             all have. A list of arrays, as argument or result, has one dtype.

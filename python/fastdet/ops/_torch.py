@@ -3,11 +3,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+
+from fastdet import _core
 
 if TYPE_CHECKING:
     from fastdet.ops._backend import Op
@@ -33,6 +38,19 @@ def register(op: Op) -> None:
         )
 
 
+def openmp() -> tuple[int, int, int]:
+    """Where the OpenMP runtime that torch computes by has GOMP_parallel, omp_get_max_threads and omp_in_parallel; zeros
+    for a torch that is built in another way."""
+    path = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    try:
+        library = ctypes.CDLL(str(path), mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
+        found = [getattr(library, name) for name in ("GOMP_parallel", "omp_get_max_threads", "omp_in_parallel")]
+    except (OSError, AttributeError):
+        return 0, 0, 0
+    run, most, inside = (ctypes.cast(function, ctypes.c_void_p).value or 0 for function in found)
+    return run, most, inside
+
+
 class Bridge:
     """What ``Op`` asks of torch."""
 
@@ -40,6 +58,7 @@ class Bridge:
         from fastdet.ops import OPS, _torch_rep_conv, rep_conv
 
         rep_conv.set_quick(_torch_rep_conv.quick)
+        _core.set_openmp(*openmp())
         for op in OPS:
             register(op)
 
@@ -71,7 +90,7 @@ class Bridge:
         if op.backward is None:
             args = tuple(_without_grad(op, a) for a in args)
         elif _plain_gradients(args):
-            function = _function_of(op) if op.eager_function is None else op.eager_function()
+            function = function_of(op) if op.eager_function is None else op.eager_function()
             return function.apply(*args)
         return getattr(torch.ops.fastdet, op.name).default(*args)
 
@@ -99,7 +118,7 @@ def _plain_gradients(args: tuple[Any, ...]) -> bool:
 
 
 @functools.cache
-def _function_of(op: Op) -> type[torch.autograd.Function]:
+def function_of(op: Op) -> type[torch.autograd.Function]:
     """``op`` for autograd alone. torch.library's own way there costs tens of microseconds for each call, more with
     every argument, because it reads the schema anew."""
 

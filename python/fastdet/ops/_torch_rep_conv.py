@@ -14,17 +14,16 @@ from torch import Tensor
 
 from fastdet import _core
 from fastdet.ops import _backend, rep_conv
-from fastdet.ops._backend import current_backend, keep_inputs, kept_inputs
+from fastdet.ops._backend import current_backend
 from fastdet.ops._torch import PLAIN, being_watched
 from fastdet.ops.rep_conv import Convolution
 
 _ONEDNN_NAMES = {"none": "none", "relu": "relu", "silu": "swish", "leaky_relu": "leaky_relu"}
 _ONEDNN_SCALARS: dict[str, list[float]] = {"leaky_relu": [0.1]}
 FUSED = ("cudnn", "cutlass")  # libraries that fuse everything into one CUDA kernel
-_onednn_enabled = torch._C._get_mkldnn_enabled  # torch.backends.mkldnn.enabled, found sooner
+onednn_switch = torch._C._get_mkldnn_enabled  # torch.backends.mkldnn.enabled, found sooner
 _NATIVE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-# Implementations whose epilogue can be run by itself with the same bits, in dtypes that hold sums as they are.
-_KEEPING, _KEPT_DTYPES = ("torch", "winograd"), (torch.float32, torch.float64)
+Kind = tuple[tuple[int, ...], torch.dtype]  # what plain tensors on the CPU are told apart by
 
 
 def channels_last(x: Tensor) -> bool:
@@ -235,28 +234,54 @@ def quick(
     convolution. None where more has to be looked at, for example to say what is wrong."""
     if torch.compiler.is_compiling() or being_watched() or current_backend() != "auto" or _backend._log_calls:
         return None
-    grad = torch.is_grad_enabled()
+    differentiable = False
     kinds: list[Any] = []
     for a in (x, weight, bias, residual):
         if a is None:
             kinds.append(None)
-        elif type(a) not in PLAIN or not a.is_cpu or (grad and a.requires_grad):
+        elif type(a) not in PLAIN or not a.is_cpu:
             return None
         else:
             kinds.append((a.shape, a.dtype))
+            differentiable = differentiable or a.requires_grad
     if kinds[0] is None or kinds[1] is None:
         return None
     last = channels_last(x)
-    bound = _bound(*kinds, last, stride, padding, groups, activation, add_first, method, _onednn_enabled())
+    find = _trained if differentiable and torch.is_grad_enabled() else _bound
+    bound = find(*kinds, last, stride, padding, groups, activation, add_first, method, onednn_switch())
     return None if bound is None else bound(x, weight, bias, residual)
+
+
+def plan_of(
+    x: Kind,
+    weight: Kind,
+    bias: Kind | None,
+    residual: Kind | None,
+    last: bool,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    groups: int,
+    method: str,
+    onednn: bool,
+) -> tuple[str, tuple[int, int]] | None:
+    """What runs without gradients, and the size of its result; None where something is wrong with the tensors."""
+    if any(a is not None and a[1] != x[1] for a in (weight, bias, residual)) or not x[1].is_floating_point:
+        return None
+    seen = Described(x[0], x[1], torch.device("cpu"), last)
+    shapes = [None if a is None else a[0] for a in (weight, bias, residual)]
+    try:
+        why_not = onednn_obstacle(x[1])  # what ``onednn``, its switch, changes
+        return _plan_on_cpu(seen, *shapes, stride, padding, groups, method, "auto", why_not)
+    except (ValueError, RuntimeError):
+        return None
 
 
 @functools.lru_cache(maxsize=1024)
 def _bound(
-    x: tuple[tuple[int, ...], torch.dtype],
-    weight: tuple[tuple[int, ...], torch.dtype],
-    bias: tuple[tuple[int, ...], torch.dtype] | None,
-    residual: tuple[tuple[int, ...], torch.dtype] | None,
+    x: Kind,
+    weight: Kind,
+    bias: Kind | None,
+    residual: Kind | None,
     last: bool,
     stride: tuple[int, int],
     padding: tuple[int, int],
@@ -267,15 +292,10 @@ def _bound(
     onednn: bool,
 ) -> Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Tensor] | None:
     """All that is decided for such tensors, as one function of them; None where something is wrong with them."""
-    if any(a is not None and a[1] != x[1] for a in (weight, bias, residual)) or not x[1].is_floating_point:
+    plan = plan_of(x, weight, bias, residual, last, stride, padding, groups, method, onednn)
+    if plan is None:
         return None
-    seen = Described(x[0], x[1], torch.device("cpu"), last)
-    shapes = [None if a is None else a[0] for a in (weight, bias, residual)]
-    try:
-        why_not = onednn_obstacle(x[1])  # what ``onednn``, its switch, changes
-        name, size = _plan_on_cpu(seen, *shapes, stride, padding, groups, method, "auto", why_not)
-    except (ValueError, RuntimeError):
-        return None
+    name, size = plan
     layout = torch.channels_last if last else torch.contiguous_format
     empty_call = 0 in x[0] or 0 in weight[0]
 
@@ -301,6 +321,20 @@ def _bound(
     return {"torch": by_torch, "onednn": by_onednn}.get(name, general) if alone else general
 
 
+def _trained(*described: Any) -> Any:
+    """The same where gradients are wanted."""
+    from fastdet.ops import _torch_rep_conv_train
+
+    return _torch_rep_conv_train.trained(*described)
+
+
+def chosen_for_gradients(x: Tensor, conv: Convolution, method: str) -> str | None:
+    """The implementation for tensors whose gradients are wanted; None where that is the usual one."""
+    from fastdet.ops import _torch_rep_conv_train
+
+    return _torch_rep_conv_train.chosen(x, conv, method)
+
+
 def _run_by(name: str, x: Tensor, conv: Convolution, size: Sequence[int], last: bool, forced: str) -> Tensor:
     """``conv`` by the implementation ``name``; ``last``: whether the result is to be channels_last."""
     rep_conv.log_choice(name)
@@ -322,15 +356,16 @@ def _run_by(name: str, x: Tensor, conv: Convolution, size: Sequence[int], last: 
     return _finish_(y, conv)
 
 
-def run_winograd(x: Tensor, conv: Convolution, packed: Tensor | None, last: bool) -> Tensor:
-    """The convolution by fewer products, channels_last where ``last``; ``packed``: the weight transformed for that."""
+def run_winograd(x: Tensor, conv: Convolution, packed: Tensor | None, last: bool, *, between: bool = False) -> Tensor:
+    """The convolution by fewer products, channels_last where ``last``; ``packed``: the weight transformed for that.
+    ``between``: calls of torch come before and after, whose threads are to do it."""
 
     def dense(a: Tensor | None) -> Tensor | None:
         if a is None or (not last and a.stride(3) == 1):
             return a
         return a.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
-    attributes = (conv.bias, conv.padding, conv.activation, dense(conv.residual), conv.add_first, last)
+    attributes = (conv.bias, conv.padding, conv.activation, dense(conv.residual), conv.add_first, last, between)
     y: Tensor = _core.rep_conv2d_winograd(dense(x), conv.weight, packed, *attributes)
     return y.permute(0, 3, 1, 2) if last else y
 
@@ -443,51 +478,6 @@ def _through_activation(grad: Tensor, pre: Tensor, activation: str) -> Tensor:
     if activation == "silu":
         return torch.ops.aten.silu_backward(grad, pre)
     return torch.ops.aten.leaky_relu_backward(grad, pre, 0.1, False)
-
-
-class RepConvFunction(torch.autograd.Function):
-    """``rep_conv2d`` for eager autograd, with the bits that it has without gradients. Where it can be, the activation's
-    input is kept, as eager torch keeps it, and backward needs no second convolution."""
-
-    @staticmethod
-    def forward(ctx: Any, *args: Any) -> Tensor:
-        pre, y = _with_input_of_activation(*args)
-        keep_inputs(ctx, (*args, pre), y)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias, stride, padding, groups, activation, _, add_first, _, pre = kept_inputs(ctx)
-        if pre is None:
-            return rep_conv.differentiate(ctx, grad)
-        need = ctx.needs_input_grad
-        g = _through_activation(grad.contiguous(memory_format=memory_format(x)), pre, activation)
-        wanted = [*need[:3], False]
-        found: Sequence[Tensor | None] = (None, None, None)
-        if any(wanted):
-            attributes = (stride, padding, groups, "none", None, False, wanted)
-            grads = rep_conv.REP_CONV2D_BACKWARD(g, x, weight, bias, *attributes)
-            found = [a if want else None for a, want in zip(grads, wanted)][:3]
-        of_residual = (g if add_first else grad) if need[7] else None
-        return (*found, None, None, None, None, of_residual, None, None)
-
-
-def _with_input_of_activation(x: Tensor, *arguments: Any) -> tuple[Tensor | None, Tensor]:
-    """The input of the activation, None where it is not at hand, and the result."""
-    *described, method = arguments
-    conv, forced = Convolution(*described), current_backend()
-    name = ""
-    if conv.activation != "none" and forced == "auto" and x.device.type == "cpu" and x.dtype in _KEPT_DTYPES:
-        name = choose(x, conv, method, forced)
-    if name not in _KEEPING:
-        return None, rep_conv.REP_CONV2D.run(x, *arguments)
-    before = conv._replace(activation="none", residual=conv.residual if conv.add_first else None)
-    pre = rep_conv.REP_CONV2D.run(x, *before, name)
-    after = None if conv.add_first else conv.residual
-    if name == "winograd":
-        return pre, run_bias_act(pre, None, conv.activation, after, False, forced)
-    y = _activate(pre, conv.activation)
-    return pre, y if after is None else y.add_(after)
 
 
 def _check_kinds(op: str, x: Tensor, **others: Tensor | None) -> None:

@@ -69,8 +69,9 @@ def rep_conv2d(
         ValueError: shapes do not agree or an attribute is out of range. TypeError: dtype not listed, or not that of x.
         RuntimeError: the backend asked for cannot run this; the message says why.
 
-    Gradients: of x, weight, bias and residual, by torch's convolution_backward. Eager autograd on the CPU keeps the
-    activation's input of ``"torch"`` and ``"winograd"`` in float32 and float64; elsewhere it is computed again.
+    Gradients: of x, weight, bias and residual. Eager autograd on the CPU, float32 and float64, keeps the activation's
+    input where ``"torch"`` or ``"winograd"`` computes, and ``"auto"`` takes no other there; ``"winograd"`` computes the
+    gradient of x too. Elsewhere the activation's input is computed again. The rest is torch's convolution_backward.
     """
     attributes = _attributes(stride, padding, groups, activation)
     if backend not in CONVOLUTIONS:
@@ -100,7 +101,8 @@ def rep_conv2d_backend(
 
     Args:
         x, weight, bias, stride, padding, groups, activation, residual, add_first, backend: as for ``rep_conv2d``. Only
-            CUDA's fused implementations look at more than ``x`` and ``weight``: they plan for the very call.
+            CUDA's fused implementations look at more than ``x`` and ``weight``: they plan for the very call. On the CPU
+            it matters whether one of the tensors wants a gradient.
 
     Raises:
         RuntimeError: the backend asked for cannot run this; the message says why.
@@ -114,7 +116,12 @@ def rep_conv2d_backend(
         return "reference"
     if half is None:
         return _choose_for_arrays(x, weight, attributes[0], groups, backend)
-    return half.choose(x, Convolution(weight, bias, *attributes, residual, bool(add_first)), backend, forced)
+    conv = Convolution(weight, bias, *attributes, residual, bool(add_first))
+    if forced == "auto":
+        trained = half.chosen_for_gradients(x, conv, backend)
+        if trained is not None:
+            return trained
+    return half.choose(x, conv, backend, forced)
 
 
 def pack_rep_conv(
@@ -455,7 +462,7 @@ def _run_rep_conv2d(x: Any, *arguments: Any) -> Any:
     if name == "native":
         return _core.rep_conv2d(x, *conv, False)
     dense = [None if a is None else np.ascontiguousarray(a) for a in (x, conv.residual)]
-    attributes = (conv.bias, conv.padding, conv.activation, dense[1], conv.add_first, False)
+    attributes = (conv.bias, conv.padding, conv.activation, dense[1], conv.add_first, False, False)
     return _core.rep_conv2d_winograd(dense[0], conv.weight, None, *attributes)
 
 
@@ -506,9 +513,9 @@ def _fake_backward(grad: Any, x: Any, weight: Any, bias: Any, *arguments: Any) -
 
 
 def _eager_function() -> Any:
-    from fastdet.ops import _torch_rep_conv
+    from fastdet.ops import _torch_rep_conv_train
 
-    return _torch_rep_conv.RepConvFunction
+    return _torch_rep_conv_train.Eager
 
 
 def differentiate(ctx: Any, grad: Any) -> tuple[Any, ...]:

@@ -122,6 +122,74 @@ void works_after_fork() {
   expect(WIFEXITED(status) && WEXITSTATUS(status) == 0, "a forked child has threads of its own");
 }
 
+// Stands for an OpenMP runtime.
+std::atomic<int> runs{0};
+int offered = 4, nested = 0;
+
+void run_by_runtime(void (*body)(void*), void* data, unsigned threads, unsigned) {
+  ++runs;
+  std::vector<std::thread> others;
+  for (unsigned i = 1; i < threads; ++i) others.emplace_back(body, data);
+  body(data);
+  for (std::thread& other : others) other.join();
+}
+
+// Whether a call is done, and by the runtime if `expected`.
+void goes_to_runtime(bool expected, const char* what) {
+  const int before = runs;
+  std::atomic<std::int64_t> total{0}, inner{0};
+  parallel_for(1000, 1, [&](std::int64_t begin, std::int64_t end) {
+    total += end - begin;
+    parallel_for(10, 1, [&](std::int64_t from, std::int64_t to) { inner += to - from; });
+  });
+  expect(total == 1000 && inner > 0 && inner % 10 == 0, "a call is whole, whoever runs it");
+  expect(runs - before == (expected ? 1 : 0), what);
+}
+
+void borrows_the_threads_of_a_framework() {
+  fastdet::OpenMp runtime;
+  runtime.run = run_by_runtime;
+  runtime.max_threads = [] { return offered; };
+  runtime.inside = [] { return nested; };
+  fastdet::set_openmp(runtime);
+  goes_to_runtime(false, "only calls that ask for it use the framework's threads");
+  {
+    const fastdet::FrameworkThreads threads;
+    goes_to_runtime(true, "a call that asks for the framework's threads gets them");
+    covers_the_range();
+    passes_exceptions_on();
+    offered = 3;
+    goes_to_runtime(true, "fewer threads than allowed are taken");
+    for (const int number : {1, 5}) {
+      offered = number;
+      goes_to_runtime(false, "one thread, or more than allowed, are not taken");
+    }
+    offered = 4;
+    nested = 1;
+    goes_to_runtime(false, "inside a region of the framework the pool computes");
+    nested = 0;
+  }
+  goes_to_runtime(false, "afterwards the pool computes again");
+}
+
+void forgets_the_framework_after_fork() {
+  const fastdet::FrameworkThreads threads;
+  const pid_t child = fork();
+  if (child == 0) {
+    const int before = failures;
+    goes_to_runtime(false, "a forked child has lost the framework's threads");
+    fastdet::OpenMp runtime;
+    runtime.run = run_by_runtime;
+    fastdet::set_openmp(runtime);
+    goes_to_runtime(false, "a forked child does not take them later");
+    std::fflush(stdout);
+    _exit(failures == before ? 0 : 1);
+  }
+  int status = 1;
+  waitpid(child, &status, 0);
+  expect(WIFEXITED(status) && WEXITSTATUS(status) == 0, "a forked child computes by its own threads");
+}
+
 }  // namespace
 
 int main(int count, char**) {
@@ -133,6 +201,9 @@ int main(int count, char**) {
   takes_many_callers();
   survives_changes_of_the_number();
   fastdet::set_num_threads(4);
-  if (count == 1) works_after_fork();  // ThreadSanitizer does not follow threads started after a fork
+  borrows_the_threads_of_a_framework();
+  if (count > 1) return failures == 0 ? 0 : 1;  // ThreadSanitizer does not follow threads started after a fork
+  works_after_fork();
+  forgets_the_framework_after_fork();
   return failures == 0 ? 0 : 1;
 }

@@ -248,6 +248,23 @@ def test_errors_are_printed_before_notes(tmp_path, capfd):
     assert heads == ["error box-outside: 2", "error class-unknown: 1", "note picture-unread: 3"]
 
 
+def test_the_report_is_printed_whatever_becomes_of_the_pictures(tmp_path, capfd):
+    root = write_yolo(tmp_path / "set")
+    png, jpg = tmp_path / "labels.png", tmp_path / "labels.jpg"
+    assert main(["check", str(root), "--png", str(jpg)]) == 0
+    assert Image.open(jpg).format == "JPEG"
+    for path in root.rglob("*.png"):
+        path.write_bytes(b"")
+    capfd.readouterr()
+    assert main(["check", str(root), "--png", str(png), "--sheet", str(tmp_path / "sheet.png")]) == 1
+    out, err = capfd.readouterr()
+    assert "error picture-empty: 6" in out and err.count("\n") == 1 and "there are no pictures" in err
+    assert Image.open(png).format == "PNG"
+    for option in ("--png", "--sheet"):
+        assert main(["check", str(root), option, "labels.xyz"]) == 2
+        assert f"{option} must end in one of" in capfd.readouterr().err
+
+
 def test_labels_in_the_wrong_place(tmp_path):
     root = write_yolo(tmp_path / "set")
     (root / "labels").rename(root / "annotation")

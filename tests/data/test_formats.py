@@ -221,6 +221,14 @@ def test_drives_are_refused_where_folders_of_such_names_are(tmp_path, name):
     assert len(open_dataset(root, allow_outside=True)) == 3
 
 
+def test_a_split_of_roboflow_that_is_not_there(tmp_path):
+    root = write_yolo(tmp_path / "set")
+    text = (root / "data.yaml").read_text().replace("val: images/val", "val: ../valid/images")
+    (root / "data.yaml").write_text(text)
+    with pytest.raises(DataError, match=r"leads out of .* accepts that, and there is no 'valid/images' in it"):
+        open_dataset(root)
+
+
 def test_a_picture_is_no_split(tmp_path):
     root = write_yolo(tmp_path / "set")
     text = (root / "data.yaml").read_text().replace("val: images/val", "val: images/val/a.png")

@@ -54,8 +54,9 @@ def run(words: list[str]) -> int:
     given = parser.parse_args(words)
     command: CheckCommand = build_config(CheckCommand, given)
     recipe_named(command.recipe)  # before the long work
-    if command.sheet and Path(command.sheet).suffix.lower() not in SAVE_SUFFIXES:
-        parser.error(f"--sheet must end in one of {', '.join(sorted(SAVE_SUFFIXES))}, got {command.sheet!r}")
+    for option, file in (("--png", command.png), ("--sheet", command.sheet)):
+        if file and Path(file).suffix.lower() not in SAVE_SUFFIXES:
+            parser.error(f"{option} must end in one of {', '.join(sorted(SAVE_SUFFIXES))}, got {file!r}")
     with Progress(0, "pictures") as progress:
 
         def on_picture(total: int) -> None:
@@ -69,15 +70,16 @@ def run(words: list[str]) -> int:
             polygons=command.polygons,
             on_picture=on_picture,
         )
+    print("\n".join(_lines(report, command.show)), flush=True)  # whatever becomes of the files
     if command.json:
         write_atomic(Path(command.json), (json.dumps(report.to_dict(), indent=1) + "\n").encode())
     if command.png:
         from fastdet.data.label_sheet import label_sheet
 
-        write_atomic(Path(command.png), encode(label_sheet(report.sets, f"{report.path}, {report.kind}"), ".png"))
+        sheet = label_sheet(report.sets, f"{report.path}, {report.kind}")
+        write_atomic(Path(command.png), encode(sheet, Path(command.png).suffix))
     if command.sheet:
         _write_sheet(Path(command.sheet), command.recipe, report)
-    print("\n".join(_lines(report, command.show)))
     return 1 if report.harmful else 0
 
 

@@ -64,7 +64,8 @@ class YoloFile:
             other = _inside(self.root, self.base, name[3:], self.allow_outside)
             target = other if other is not None and other.exists() else target
         if target is None:
-            _fail(self.path, f"{split}: {name!r:.200} {refusal(self.root, name)}")
+            inner = f", and there is no {name[3:]!r:.200} in it" if name.startswith("../") else ""
+            _fail(self.path, f"{split}: {name!r:.200} {refusal(self.root, name)}{inner}")
         return target
 
 

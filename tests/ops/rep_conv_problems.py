@@ -86,6 +86,7 @@ PROBLEMS = {
     "residual": Problem(residual=True, seed=7),
     "residual-first": Problem(residual=True, add_first=True, seed=8),
     "resnet": Problem(residual=True, add_first=True, activation="relu", seed=9),
+    "resnext": Problem(inputs=8, outputs=8, groups=2, residual=True, add_first=True, activation="relu", seed=9),
     "residual-linear": Problem(residual=True, activation="none", seed=10),
     "residual-leaky": Problem(residual=True, activation="leaky_relu", add_first=True, seed=11),
     "down": Problem(stride=(2, 2), seed=12),

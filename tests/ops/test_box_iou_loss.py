@@ -229,6 +229,12 @@ def test_degenerate_pairs(words):
                 assert grad.isfinite().all() and (grad[broken] == 0).all()
 
 
+def test_eps_is_the_fourth_argument():
+    by_place = ops.box_iou_loss(PRED, TARGET, "ciou", 1e-3)
+    np.testing.assert_array_equal(by_place, ops.box_iou_loss(PRED, TARGET, "ciou", eps=1e-3))
+    assert (by_place != ops.box_iou_loss(PRED, TARGET, "ciou")).any()
+
+
 def test_equal_boxes():
     """No loss; the gradient of each corner is that of half its slope, as torch has it."""
     box = torch.tensor([[1.0, 2, 4, 6]])

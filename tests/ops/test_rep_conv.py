@@ -133,7 +133,7 @@ def test_every_implementation_in_both_layouts(name, method, last):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("last", [False, True], ids=["first", "last"])
-@pytest.mark.parametrize("name", ["plain", "residual", "resnet", "depthwise", "down", "point"])
+@pytest.mark.parametrize("name", ["plain", "residual", "resnet", "resnext", "depthwise", "down", "point"])
 def test_other_dtypes_as_chosen(name, last, dtype):
     arguments = tensors(PROBLEMS[name], last=last, dtype=dtype)
     y = REP_CONV2D(*arguments)

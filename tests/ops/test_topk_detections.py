@@ -90,6 +90,8 @@ CASES = [
     case("many-queries-threshold", 2, 90, 4, 20, 0.6),
     case("many-queries-scores", 2, 60, 4, 7, 0.98, sigmoid=False, bad=9),
     case("many-queries-wide", 1, 23, 523, 5),
+    case("many-queries-no-classes", 2, 90, 0, 3),
+    case("many-queries-no-rows", 2, 90, 4, 0),
     case("one-row", 2, 9, 4, 1, sizes=True),
 ]
 

@@ -119,8 +119,9 @@ FD_TARGET_CLONES void most_of_queries(const TopkParams& p, std::int64_t image, s
 }
 
 // Whether candidates are looked for in queries whose greatest value is high enough: any of the best k pairs lies in one of the
-// k best queries. Worth it where there are many queries; else all values are looked at.
-bool by_query(const TopkParams& p) { return p.multi_label && p.logits.shape[1] > 4 * p.max_det; }
+// k best queries. Worth it where there are many queries; else all values are looked at. There are as many values as candidates,
+// so without classes there is no room for one of each query.
+bool by_query(const TopkParams& p) { return p.multi_label && p.logits.shape[2] > 0 && p.logits.shape[1] > 4 * p.max_det; }
 
 // Appends the candidates whose value key lies in [low, high), with boxes that are finite and scores above the threshold.
 std::int64_t collect(const TopkParams& p, const CandidateRule& rule, std::int64_t image, const Slices& slices, std::uint32_t low,

@@ -375,8 +375,8 @@ def fused_onednn(x: Tensor, conv: Convolution) -> Tensor:
     _, bias, stride, padding, groups, activation, residual, add_first = conv
     layout = (bias, padding, stride, (1, 1), groups)
     before = residual is not None and (add_first or activation == "none")
-    # Contiguous 16-bit tensors with a plain weight reach an operator of torch's that lacks these dtypes.
-    whole = x.dtype == torch.float32 or conv.weight.is_mkldnn or channels_last(x)
+    # Groups, and contiguous tensors with a plain weight, reach an operator of torch's that lacks the 16-bit dtypes.
+    whole = x.dtype == torch.float32 or (groups == 1 and (conv.weight.is_mkldnn or channels_last(x)))
     if before and whole and activation in ("none", "relu"):
         unary = "relu" if activation == "relu" else None
         return _pointwise("binary")(x, residual, conv.weight, *layout, "add", 1.0, unary, [], "")

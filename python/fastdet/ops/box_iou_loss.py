@@ -16,9 +16,9 @@ def box_iou_loss(
     pred: Any,
     target: Any,
     kind: str = "giou",
+    eps: float = 1e-7,
     *,
     fmt: str = "xyxy",
-    eps: float = 1e-7,
     eps_union: str = "add",
     eps_enclosing: str = "add",
     eps_sides: str = "none",
@@ -37,9 +37,9 @@ def box_iou_loss(
         target: the same shape; float64 only together with pred.
         kind: ``"iou"``, ``"giou"``, ``"diou"``, ``"ciou"``, or ``"probiou"`` for rotated boxes (centre x, y, width,
             height, angle in radians).
-        fmt: ``"xyxy"``, ``"xywh"`` or ``"cxcywh"``; rotated boxes have their own.
-        eps: small number for the places that follow, and in the alpha of CIoU; for ``"probiou"`` as in
+        eps: small number for the places named below, and in the alpha of CIoU; for ``"probiou"`` as in
             ``probabilistic_box_iou``.
+        fmt: ``"xyxy"``, ``"xywh"`` or ``"cxcywh"``; rotated boxes have their own.
         eps_union: what it does to the union: ``"add"``, ``"clamp"`` (union at least eps) or ``"none"``.
         eps_enclosing: the same for the enclosing area (GIoU) or the squared diagonal of the enclosing box (DIoU, CIoU).
         eps_sides: added to no side (``"none"``), to heights (``"height"``) or to all (``"both"``), in areas and angles.

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import signal
 import sys
@@ -11,6 +12,7 @@ import warnings
 from typing import Any
 
 from fastdet import __version__
+from fastdet.progress import printable
 
 # Name -> (what it does, module whose ``run(words) -> exit code`` does it). Imported when called: --help stays quick.
 COMMANDS = {
@@ -27,6 +29,8 @@ INTERRUPTED = 130  # what shells expect after SIGINT: a loop around the command 
 def main(words: list[str] | None = None) -> int:
     """Run ``fastdet WORDS``; returns the exit code. Errors that are the world's, not ours, are one line."""
     words = sys.argv[1:] if words is None else words
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold what it cannot encode
+        sys.stdout.reconfigure(errors="backslashreplace")
     name = words[0] if words else "--help"
     if name in ("-h", "--help", "help"):
         print(_help())
@@ -89,7 +93,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 def _help() -> str:

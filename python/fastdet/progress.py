@@ -62,6 +62,11 @@ class Progress:
             self.bar.close()
 
 
+def printable(line: str) -> str:
+    """``line`` without control characters and halves of letters, which names of files may hold and terminals obey."""
+    return line if line.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+
+
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows of texts as lines with aligned columns, two spaces between them."""
     wide = [max(map(len, column)) for column in zip(*rows)]

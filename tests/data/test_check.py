@@ -7,6 +7,8 @@ import io
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -246,6 +248,20 @@ def test_errors_are_printed_before_notes(tmp_path, capfd):
     assert main(["check", str(root)]) == 1
     heads = re.findall(r"^(?:error|warning|note) .*", capfd.readouterr().out, re.M)
     assert heads == ["error box-outside: 2", "error class-unknown: 1", "note picture-unread: 3"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="such names are POSIX's")
+def test_names_that_terminals_obey_are_written_out(tmp_path):
+    """Neither control characters nor letters that the output cannot encode: one line a problem, whatever its name."""
+    root = write_yolo(tmp_path / "set")
+    for name in (b"new\nline.png", b"\x1b[31mred.png", b"\xff.png", "\N{SNOWMAN}.png".encode()):
+        Path(os.fsdecode(os.fsencode(root / "images" / "val") + b"/" + name)).write_bytes(b"")
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "1"}
+    words = [sys.executable, "-m", "fastdet", "check", str(root)]
+    done = subprocess.run(words, capture_output=True, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (1, b"")
+    names = re.findall(rb"val/(\S+): cannot be decoded", done.stdout)
+    assert names == [rb"\x1b[31mred.png", rb"new\nline.png", rb"\u2603.png", rb"\udcff.png"]
 
 
 def test_the_report_is_printed_whatever_becomes_of_the_pictures(tmp_path, capfd):

@@ -205,6 +205,44 @@ def test_nan_is_refused(known):
     fresh.add({7: Prediction(np.zeros((0, 4)), np.ones(0), np.zeros(0, int))})  # nothing was taken in before
 
 
+def test_infinite_boxes_are_refused(known):
+    """The side of an infinite box may be NaN; an infinite score is a number like others."""
+    fresh, box = Evaluator(known.ground_truth), np.array([[0.0, 0, 5, np.inf]])
+    with pytest.raises(ValueError, match=r"got an infinite box in detections\[7\]"):
+        fresh.add({7: Prediction(box, np.ones(1), np.zeros(1, int))})
+    fresh.add({7: Prediction(np.ones((1, 4)), np.full(1, np.inf), np.zeros(1, int))})
+
+
+def test_other_kinds_are_refused(known):
+    truth = known.ground_truth
+    one = Prediction([[0, 0, 5, 5]], [0.5], [0])
+    for found, reason in (
+        ([one], "must map picture ids"),
+        ({7: dict(one._asdict())}, r"detections\[7\] must be a Pred"),
+    ):
+        with pytest.raises(TypeError, match=reason):
+            evaluate(found, truth)
+    with pytest.raises(TypeError, match="must be a GroundTruth or a data set"):
+        evaluate({7: one}, "annotations.json")
+    assert evaluate({7: Prediction([], [], [])}, truth) == evaluate({}, truth)
+
+
+def test_states_come_back_from_json(known):
+    for evaluator in (known, Evaluator(known.ground_truth)):
+        again = Evaluator(known.ground_truth)
+        again.merge(json.loads(json.dumps({name: column.tolist() for name, column in evaluator.state().items()})))
+        assert again.metrics() == evaluator.metrics()
+
+
+@pytest.mark.parametrize(("name", "value"), [("seen", [9]), ("picture", [-1]), ("label", [2])])
+def test_states_of_other_data_sets_are_refused(known, name, value):
+    fresh = Evaluator(known.ground_truth)
+    one = {"picture": [0], "label": [0], "box": [[0, 0, 1, 1]], "score": [0.5], "seen": [0]}
+    with pytest.raises(ValueError, match=f"{name} of the state must lie in 0.."):
+        fresh.merge({**one, name: value})
+    fresh.merge(one)
+
+
 def test_tensors_in(known):
     torch = pytest.importorskip("torch")
     rows = np.array([row[:5] for row in FOUND])

@@ -16,7 +16,7 @@ from fastdet.data.pictures import PictureCache
 from fastdet.detections import SAVE_SUFFIXES
 from fastdet.drawing import encode
 from fastdet.files import write_atomic
-from fastdet.progress import Progress, aligned
+from fastdet.progress import Progress, aligned, printable
 
 EXAMPLE = """\
 example: fastdet check bccd --json report.json --png labels.png
@@ -70,7 +70,7 @@ def run(words: list[str]) -> int:
             polygons=command.polygons,
             on_picture=on_picture,
         )
-    print("\n".join(_lines(report, command.show)), flush=True)  # whatever becomes of the files
+    print("\n".join(map(printable, _lines(report, command.show))), flush=True)  # whatever becomes of the files
     if command.json:
         write_atomic(Path(command.json), (json.dumps(report.to_dict(), indent=1) + "\n").encode())
     if command.png:

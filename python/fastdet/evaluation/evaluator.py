@@ -30,6 +30,11 @@ class Evaluator:
     def __init__(self, ground_truth: GroundTruth | Dataset) -> None:
         if isinstance(ground_truth, Dataset):
             ground_truth = GroundTruth.of(ground_truth)
+        if not isinstance(ground_truth, GroundTruth):
+            raise TypeError(
+                f"evaluate: ground_truth must be a GroundTruth or a data set (read_coco, open_dataset), "
+                f"got {type(ground_truth).__name__}"
+            )
         self.ground_truth = ground_truth
         self._parts = [Rows.empty()]
         self._seen = np.zeros(len(ground_truth.image_ids), bool)
@@ -53,9 +58,20 @@ class Evaluator:
         """Take in the ``state()`` of another process that looked at other pictures of the same data set.
 
         Raises:
-            ValueError: both looked at the same picture; nothing is taken in then.
+            ValueError: both looked at the same picture, or it is of another data set; nothing is taken in then.
         """
-        self._take(Rows(*(np.asarray(state[name]) for name in Rows._fields)), np.asarray(state["seen"]))
+        empty = Rows.empty()._asdict()
+        rows = Rows(*(np.asarray(state[name], part.dtype).reshape(-1, *part.shape[1:]) for name, part in empty.items()))
+        seen = np.asarray(state["seen"], np.int64)
+        pictures, classes = len(self.ground_truth.image_ids), len(self.ground_truth.names)
+        for name, column, limit in (
+            ("seen", seen, pictures),
+            ("picture", rows.picture, pictures),
+            ("label", rows.label, classes),
+        ):
+            if column.size and not 0 <= column.min() <= column.max() < limit:
+                raise ValueError(f"evaluate: {name} of the state must lie in 0..{limit - 1}; is it of this data set?")
+        self._take(rows, seen)
 
     def _take(self, rows: Rows, seen: np.ndarray) -> None:
         twice = seen[self._seen[seen]]
@@ -111,7 +127,8 @@ def evaluate(detections: Mapping[Any, Any], ground_truth: GroundTruth | Dataset)
         Metrics, whose arrays equal those of pycocotools 2.0.11 bit for bit.
 
     Raises:
-        ValueError: a picture that the ground truth lacks, arrays that do not agree, NaN, or a label out of range.
+        ValueError: a picture that the ground truth lacks, arrays that do not agree, NaN, boxes that are not finite, or
+            a label out of range. TypeError: something else than these kinds.
     """
     evaluator = Evaluator(ground_truth)
     evaluator.add(detections)

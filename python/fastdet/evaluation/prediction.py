@@ -42,15 +42,27 @@ def rows_of(detections: Mapping[Any, Any], places: Mapping[Any, int], num_classe
     """The rows of ``detections`` (picture id -> Prediction), checked.
 
     Raises:
-        ValueError: an id that ``places`` lacks, arrays that do not agree, NaN, or a label outside [0, num_classes).
+        ValueError: an id that ``places`` lacks, arrays that do not agree, NaN, boxes that are not finite, or a label
+            outside [0, num_classes). TypeError: no mapping, or something else than predictions in it.
     """
+    if not isinstance(detections, Mapping):
+        raise TypeError(
+            f"evaluate: detections must map picture ids to predictions, got {type(detections).__name__}; "
+            "{id: prediction for id, prediction in zip(ids, predictions)} makes it of a list"
+        )
     if not detections:
         return Rows.empty()
     boxes, scores, labels = [], [], []
     for identity, each in detections.items():
         if identity not in places:
             raise ValueError(f"evaluate: detections has picture id {identity!r}, which the ground truth does not have")
-        box, score, label = (_array(value) for value in (each.boxes, each.scores, each.labels))
+        try:
+            box, score, label = (_array(value) for value in (each.boxes, each.scores, each.labels))
+        except AttributeError:
+            raise TypeError(
+                f"evaluate: detections[{identity!r}] must be a Prediction or Detections, got {type(each).__name__}"
+            ) from None
+        box = box.reshape(0, 4) if not len(box) else box  # a list of none
         if score.ndim != 1 or box.shape != (len(score), 4) or label.shape != score.shape:
             raise ValueError(
                 f"evaluate: detections[{identity!r}] must be (D, 4), (D,), (D,), "
@@ -65,10 +77,12 @@ def rows_of(detections: Mapping[Any, Any], places: Mapping[Any, int], num_classe
     wrong = ~((label >= 0) & (label < num_classes) & (label == np.floor(label)))
     if wrong.any():
         raise ValueError(f"evaluate: labels must lie in 0..{num_classes - 1}, got {label[wrong][0]}")
-    if np.isnan(corners).any() or np.isnan(score).any():
-        at = int(picture[np.isnan(corners).any(1) | np.isnan(score)][0])
-        identity = next(each for each in detections if places[each] == at)
-        raise ValueError(f"evaluate: boxes and scores must be numbers, got NaN in detections[{identity!r}]")
+    broken = ~np.isfinite(corners).all(axis=1) | np.isnan(score)
+    if broken.any():
+        row = int(np.argmax(broken))
+        identity = next(each for each in detections if places[each] == picture[row])
+        what = "NaN" if np.isnan([*corners[row], score[row]]).any() else "an infinite box"
+        raise ValueError(f"evaluate: boxes must be finite and scores numbers, got {what} in detections[{identity!r}]")
     sides = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
     return Rows(picture.astype(np.int64), label.astype(np.int64), sides, score)
 

@@ -281,6 +281,21 @@ def test_the_report_is_printed_whatever_becomes_of_the_pictures(tmp_path, capfd)
         assert f"{option} must end in one of" in capfd.readouterr().err
 
 
+def test_labels_of_what_is_taken_for_pictures_are_told(tmp_path):
+    """A forgotten YAML, a COCO file of another name: read without labels, which must not look as if all were well."""
+    root = write_yolo(tmp_path / "yolo")
+    (root / "data.yaml").unlink()
+    report = check_dataset(root)
+    assert report.kind == "pictures" and report.harmful
+    assert [(each.level, each.kind, each.path.name) for each in report.problems] == [("warning", "no-labels", "a.txt")]
+    root = write_coco(tmp_path / "coco", ("val",))
+    file = root / "annotations" / "instances_val.json"
+    file.rename(file.with_name("mine.json"))
+    report = check_dataset(root)
+    assert report.kind == "pictures" and not report.harmful
+    assert [(each.kind, each.path.name) for each in report.problems] == [("labels-unread", "mine.json")]
+
+
 def test_labels_in_the_wrong_place(tmp_path):
     root = write_yolo(tmp_path / "set")
     (root / "labels").rename(root / "annotation")

@@ -44,6 +44,19 @@ def test_every_format_gives_the_same(tmp_path, kind):
         open_dataset(root, "test")
 
 
+@pytest.mark.parametrize("suffix", ["", "2017"])
+def test_coco_files_named_by_their_split(tmp_path, suffix):
+    root = write_coco(tmp_path / "set")
+    wanted = {split: open_dataset(root, split) for split in ("train", "val")}
+    for split in wanted:
+        (root / "annotations" / f"instances_{split}.json").rename(root / "annotations" / f"{split}{suffix}.json")
+        (root / "images" / split).rename(root / "images" / f"{split}{suffix}")
+    (root / "annotations" / "a.json").write_text("{}")  # of another tool, one a picture
+    assert recognise(root).splits.keys() == {f"{split}{suffix}" for split in wanted}
+    for split, data in wanted.items():
+        assert list(open_dataset(root, split).annotations) == list(data.annotations)
+
+
 @pytest.mark.parametrize("layout", ["yaml file", "split first", "roboflow", "lists", "several", "path", "nc", "names"])
 def test_layouts_of_yolo(tmp_path, layout):
     root = write_yolo(tmp_path / "set")

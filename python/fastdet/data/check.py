@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import re
 from collections import Counter
@@ -130,6 +131,8 @@ def check_dataset(
         yaml = next(iter(layout.splits.values()))
         _note_download(yaml, report)
         _orphans(Path(os.path.realpath(yaml.parent)), sets, report)
+    if layout.kind == "pictures":
+        _unread_labels(layout.path, sets[""], report)
     if layout.kind in ("yolo", "voc") and sets and not any(dataset.annotations for dataset in sets.values()):
         text = "no picture has a label; are the label files where they are looked for?"
         report.problems.append(Problem("warning", "no-labels", report.path, "", text))
@@ -196,6 +199,19 @@ def _orphans(root: Path, sets: dict[str, Dataset], report: CheckReport) -> None:
         for path in sorted(folder.glob("*.txt")):
             if path not in wanted and path.name not in NO_LABELS:
                 report.problems.append(Problem("warning", "label-orphan", path, "", "no picture belongs to it"))
+
+
+def _unread_labels(folder: Path, dataset: Dataset, report: CheckReport) -> None:
+    """Labels in a folder that is taken for pictures alone."""
+    root = Path(os.path.realpath(folder))
+    places = ((picture.path, label_path(picture.path, root)) for picture in dataset.pictures)
+    label = next((label for path, label in places if label.parent != path.parent and label.is_file()), None)
+    if label is not None:
+        text = "is not read, nor are other label files: a data YAML is missing that names the classes"
+        report.problems.append(Problem("warning", "no-labels", label, "", text))
+    for path in sorted(itertools.chain(root.glob("*.json"), root.glob("annotations/*.json"))):
+        text = "is not read; a COCO file can be given as DATA, with --images"
+        report.problems.append(Problem("note", "labels-unread", path, "", text))
 
 
 def _beside(pictures: Iterable[Path]) -> Iterator[Path]:

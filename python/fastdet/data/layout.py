@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +37,7 @@ __all__ = ["Layout", "open_dataset", "recognise"]
 YAML_SUFFIXES = (".yaml", ".yml")
 # Other names under which data sets publish a split.
 ALIASES = {"val": ("val", "valid", "validation"), "train": ("train", "training"), "test": ("test", "testing")}
+SPLIT_NAME = re.compile(rf"({'|'.join(itertools.chain(*ALIASES.values()))})[0-9]{{0,4}}")
 LIST_LIMIT = 64 << 20
 
 
@@ -62,7 +64,8 @@ def recognise(data: str | os.PathLike[str]) -> Layout:
     """Tell which format ``data`` is by what lies there; nothing is read but names of files.
 
     - a ``.json`` file: COCO; a ``.yaml`` or ``.yml`` file: YOLO; a ``.txt`` file: a list of pictures;
-    - a folder with ``annotations/instances_SPLIT.json`` or ``SPLIT/_annotations.coco.json``: COCO;
+    - a folder with ``annotations/instances_SPLIT.json``, ``annotations/SPLIT.json`` (train, val or test, perhaps with a
+      year) or ``SPLIT/_annotations.coco.json``: COCO;
     - a folder with ``Annotations/`` and ``JPEGImages/``, or with XML files beside pictures, in it or in one folder
       a split: VOC;
     - a folder with one YAML file (or ``data.yaml`` among several): YOLO;
@@ -203,8 +206,9 @@ def _fail(path: Path, reason: str) -> NoReturn:
 
 
 def _coco_splits(folder: Path) -> dict[str, Path]:
-    found = sorted((folder / "annotations").glob("instances_*.json"))
-    splits = {path.stem.removeprefix("instances_"): path for path in found}
+    found = sorted((folder / "annotations").glob("*.json"))
+    named = {path.stem.removeprefix("instances_"): path for path in found if path.stem.startswith("instances_")}
+    splits = named or {path.stem: path for path in found if SPLIT_NAME.fullmatch(path.stem)}
     return splits or {path.parent.name: path for path in sorted(folder.glob("*/_annotations.coco.json"))}
 
 

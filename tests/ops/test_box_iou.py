@@ -330,3 +330,25 @@ def test_half_gradients_keep_their_dtype():
         leaves = [a.to(one).requires_grad_(), b.to(two).requires_grad_()]
         grads = torch.autograd.grad(ops.generalized_box_iou(*leaves).sum(), leaves)
         assert [g.dtype for g in grads] == [one, two]
+
+
+def test_probabilistic_gradient_begins_at_eps():
+    """Distances are clamped to [eps, 100], and on its edge the clamp has a gradient: number by number across it."""
+    for sides in ((8, 4), (3, 11), (6.5, 6.5)):
+        a = np.float32([[0, 0, *sides, 0]])
+        near, far = 0.0, 4.0 * max(sides)
+
+        def gradient(xs: np.ndarray, a: np.ndarray = a, sides: tuple[float, float] = sides) -> np.ndarray:
+            others = torch.tensor([[x, 0, *sides, 0] for x in xs.tolist()], requires_grad=True)
+            ops.probabilistic_box_iou(torch.from_numpy(a), others, eps=0.25).sum().backward()
+            return others.grad.numpy()
+
+        for _ in range(40):
+            middle = (near + far) / 2
+            near, far = (middle, far) if not gradient(np.float32([middle])).any() else (near, middle)
+        xs = (np.float32(far).view(np.int32) + np.arange(-64, 64, dtype=np.int32)).view(np.float32)
+        got = gradient(xs)
+        with ops.backend("reference"):
+            want = gradient(xs)
+        assert not got[0].any() and got[-1].any()
+        np.testing.assert_array_equal(got.any(1), want.any(1))

@@ -123,21 +123,55 @@ torch.set_num_threads(2)
 _core.set_num_threads(2)
 x = torch.randn(1, 16, 40, 40, requires_grad=True)
 weight = torch.randn(16, 16, 3, 3)
-y = ops.rep_conv2d(x, weight, padding=1, activation="none")
+y = ops.rep_conv2d(x, weight, padding=1, activation="none", backend="winograd")
 child = os.fork()
 if child == 0:
-    os._exit(0 if torch.equal(ops.rep_conv2d(x, weight, padding=1, activation="none"), y) else 1)
+    os._exit(0 if torch.equal(ops.rep_conv2d(x, weight, padding=1, activation="none", backend="winograd"), y) else 1)
 raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, timeout=120)
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("last", [False, True], ids=["first", "last"])
+def test_gradients_that_are_not_finite_stay_where_they_belong(last):
+    x, weight, bias = tensors(replace(PROBLEMS["tails"], height=40, width=41), last)[:3]
+    grad = torch.randn(2, 33, 40, 41)
+    grad[1, 4, 20, 20] = np.inf
+    found = []
+    for conv in (ops.rep_conv2d, F.conv2d):
+        x = x.detach().requires_grad_()
+        options = {"activation": "none"} if conv is ops.rep_conv2d else {}
+        found += torch.autograd.grad(conv(x, weight, bias, padding=1, **options), x, grad)
+    ours, theirs = found
+    assert torch.equal(ours.isfinite(), theirs.isfinite())
+    torch.testing.assert_close(ours[theirs.isfinite()], theirs[theirs.isfinite()], rtol=1e-4, atol=1e-4)
+
+
+def test_threads_that_transform_the_filters_for_themselves():
+    """Filters of one call are not taken for those of another."""
+    x, weight, *rest = tensors(replace(PROBLEMS["tails"], height=40, width=41), False)
+    packed = ops.pack_rep_conv(weight * 2, rest[0], padding=1)
+    before, results = _core.num_threads(), []
+    try:
+        for threads in (1, 3):
+            _core.set_num_threads(threads)
+            for factor in (1, 2, 3):
+                results.append(ops.REP_CONV2D(x, weight * factor, *rest))
+            results.append(packed(x))
+            wide = torch.cat([weight] * 3)[:64]
+            results.append(ops.REP_CONV2D(x, wide, None, *rest[1:]))
+    finally:
+        _core.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(results[:5], results[5:], strict=True))
+    torch.testing.assert_close(results[3], results[1], rtol=1e-4, atol=1e-4)
+
+
 def test_gradients_of_gradients():
     """By torch's convolutions."""
     x, weight = (a.requires_grad_() for a in tensors(PROBLEMS["plain"], False)[:2])
     penalties = []
-    for y in (ops.rep_conv2d(x, weight, padding=1), F.silu(F.conv2d(x, weight, padding=1))):
+    for y in (ops.rep_conv2d(x, weight, padding=1, backend="winograd"), F.silu(F.conv2d(x, weight, padding=1))):
         (slope,) = torch.autograd.grad(y.sum(), x, create_graph=True)
         penalties.append(torch.autograd.grad(slope.square().sum(), (x, weight)))
     for ours, theirs in zip(*penalties, strict=True):
@@ -212,7 +246,7 @@ def test_packed(last):
     moved = x.contiguous(memory_format=torch.channels_last)
     assert torch.equal(y, ops.rep_conv2d(moved, weight, bias, padding=1, residual=residual, backend="winograd"))
     with pytest.raises(ValueError, match=r"rep_conv2d: packed must be \(\d+,\), got \(7,\)"):
-        _core.rep_conv2d_winograd(x, weight, torch.zeros(7), bias, [1, 1], "silu", None, False, last, False)
+        _core.rep_conv2d_winograd(x, weight, torch.zeros(7), bias, [1, 1], "silu", None, False, last, False, False)
 
 
 def test_gradients_follow():

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 #include <iterator>
+#include <utility>
 
 #include <pybind11/stl.h>
 
@@ -87,6 +88,15 @@ TensorView winograd_weight(Call& call, py::handle weight) {
   return view;
 }
 
+// [O, I, 3, 3] as [I, O, 3, 3], each filter by half a circle: what the gradient of x is convolved with.
+void turn_filters(TensorView* weight) {
+  weight->data = weight->as<float>() + 2 * (weight->stride[2] + weight->stride[3]);
+  std::swap(weight->shape[0], weight->shape[1]);
+  std::swap(weight->stride[0], weight->stride[1]);
+  weight->stride[2] = -weight->stride[2];
+  weight->stride[3] = -weight->stride[3];
+}
+
 // The weight as `winograd` reads it, one array of float32.
 py::object rep_conv2d_winograd_pack(py::handle weight, bool channels_last) {
   Call call("rep_conv2d", "cpu");
@@ -99,12 +109,13 @@ py::object rep_conv2d_winograd_pack(py::handle weight, bool channels_last) {
 
 py::object rep_conv2d_winograd(py::handle x, py::handle weight, py::handle packed, py::handle bias, Pair padding,
                                const std::string& activation, py::handle residual, bool add_first, bool channels_last,
-                               bool between_framework_calls) {
+                               bool turned, bool between_framework_calls) {
   const char* op = "rep_conv2d";
   Call call(op, "cpu");
   RepConvParams params;
   params.x = call.input("x", x, {DType::kFloat32}, 4);
   params.weight = winograd_weight(call, weight);
+  if (turned) turn_filters(&params.weight);
   params.epilogue = epilogue_of(call, op, params.x.dtype, bias, activation, residual, add_first);
   std::copy(padding.begin(), padding.end(), params.padding);
   rep_conv_check(params);

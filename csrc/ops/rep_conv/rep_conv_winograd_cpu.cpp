@@ -17,6 +17,7 @@ namespace {
 
 constexpr std::int64_t kMostTiles = 4 * kWinogradRows;  // of a piece with channels last
 constexpr std::int64_t kFiltersPerPiece = 4096;
+constexpr std::int64_t kMostOwn = std::int64_t{8} << 20;  // bytes of filters that threads transform for themselves
 
 struct Sizes {
   std::int64_t inputs, outputs, height, width;  // of the result
@@ -52,6 +53,25 @@ struct Scratch {
     return memory.get() + (64 - at % 64) % 64 / sizeof(float);
   }
   std::unique_ptr<float[]> memory;
+};
+
+// The same, kept for later calls.
+class KeptScratch {
+ public:
+  float* reserve(std::int64_t floats) {
+    if (floats > size_) {
+      scratch_.reset();
+      size_ = 0;
+      scratch_ = std::make_unique<Scratch>(floats);
+      size_ = floats;
+    }
+    return begin();
+  }
+  float* begin() const { return scratch_->begin(); }
+
+ private:
+  std::unique_ptr<Scratch> scratch_;
+  std::int64_t size_ = 0;
 };
 
 struct Job {
@@ -191,6 +211,20 @@ bool pixels_piece(const Job& job, const Piece& piece, float* windows) {
   return finite;
 }
 
+// The filters as this thread has transformed them for the call with this number. Where a few threads read what another has just
+// written, each line takes longer to come from the other's cache than to be computed again.
+const float* own_filters(const TensorView& weight, bool last, std::uint64_t call) {
+  thread_local KeptScratch memory;
+  thread_local std::uint64_t made_for = 0;
+  if (made_for != call) {
+    made_for = 0;
+    float* const filters = memory.reserve(winograd_packed_floats(weight, last));
+    winograd_pack(weight, last, filters);
+    made_for = call;
+  }
+  return memory.begin();
+}
+
 }  // namespace
 
 std::string winograd_obstacle(const RepConvParams& p, bool last) {
@@ -253,16 +287,20 @@ void winograd_cpu(const RepConvParams& p, bool last, const float* packed) {
   float* const bias = static_cast<float*>(p.workspace);
   std::fill_n(bias, z.outputs, 0.0f);
   if (p.epilogue.has_bias()) load_block(p.epilogue.bias, {0, 1, 0, z.outputs, p.epilogue.bias.stride[0]}, bias, 0);
-  if (packed == nullptr) {
+  static std::atomic<std::uint64_t> calls{0};
+  const std::int64_t pieces = p.x.shape[0] * z.pieces, threads = num_threads();
+  const std::int64_t all = threads * winograd_packed_floats(p.weight, last) * static_cast<std::int64_t>(sizeof(float));
+  const std::uint64_t own = packed == nullptr && threads > 1 && pieces > 1 && all <= kMostOwn ? ++calls : 0;
+  if (packed == nullptr && own == 0) {
     winograd_pack(p.weight, last, bias + z.outputs);
     packed = bias + z.outputs;
   }
-  const Job job{p, z, bias, packed};
   const std::int64_t lanes = last ? z.of_piece : kWinogradColumns;
   const std::int64_t floats = kPositions * (apart(z.inputs * lanes) + kWinogradRows * kWinogradColumns);
   std::atomic<bool> finite{true};
-  parallel_for(p.x.shape[0] * z.pieces, 1, [&](std::int64_t begin, std::int64_t end) {
+  parallel_for(pieces, 1, [&](std::int64_t begin, std::int64_t end) {
     const Scratch scratch(floats);
+    const Job job{p, z, bias, own == 0 ? packed : own_filters(p.weight, last, own)};
     for (std::int64_t item = begin; item < end && finite.load(std::memory_order_relaxed); ++item) {
       const std::int64_t first = item % z.pieces * z.of_piece;
       const Piece piece{item / z.pieces, first, std::min(z.of_piece, z.tiles - first)};

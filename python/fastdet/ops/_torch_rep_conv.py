@@ -356,16 +356,19 @@ def _run_by(name: str, x: Tensor, conv: Convolution, size: Sequence[int], last: 
     return _finish_(y, conv)
 
 
-def run_winograd(x: Tensor, conv: Convolution, packed: Tensor | None, last: bool, *, between: bool = False) -> Tensor:
+def run_winograd(
+    x: Tensor, conv: Convolution, packed: Tensor | None, last: bool, *, turned: bool = False, between: bool = False
+) -> Tensor:
     """The convolution by fewer products, channels_last where ``last``; ``packed``: the weight transformed for that.
-    ``between``: calls of torch come before and after, whose threads are to do it."""
+    ``turned``: with (I, O) in the place of (O, I) and the filters by half a circle. ``between``: calls of torch come
+    before and after, whose threads are to do it."""
 
     def dense(a: Tensor | None) -> Tensor | None:
         if a is None or (not last and a.stride(3) == 1):
             return a
         return a.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
-    attributes = (conv.bias, conv.padding, conv.activation, dense(conv.residual), conv.add_first, last, between)
+    attributes = (conv.bias, conv.padding, conv.activation, dense(conv.residual), conv.add_first, last, turned, between)
     y: Tensor = _core.rep_conv2d_winograd(dense(x), conv.weight, packed, *attributes)
     return y.permute(0, 3, 1, 2) if last else y
 

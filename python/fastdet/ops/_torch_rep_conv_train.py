@@ -15,6 +15,7 @@ from fastdet.ops import _backend, rep_conv
 from fastdet.ops._torch import function_of
 from fastdet.ops._torch_rep_conv import Convolution, Kind, channels_last, onednn_switch, plan_of, run_winograd
 
+TRAINED_PIXELS = 1024  # fewer leave several threads too little to do by winograd: their direct sums are as fast
 _DTYPES = (torch.float32, torch.float64)  # others are computed in float32 again, see run_backward
 _Trained = Callable[[Tensor, Tensor, "Tensor | None", "Tensor | None"], "Tensor | None"]
 
@@ -38,9 +39,8 @@ class Winograd(torch.autograd.Function):
         grad_x = None
         # torch's where the gradient is to be differentiated in turn, or the border is wider than a turned filter needs.
         if wanted[0] and not torch.is_grad_enabled() and max(padding) <= 2:
-            turned = weight.flip(2, 3).transpose(0, 1)
-            around = (2 - padding[0], 2 - padding[1])
-            grad_x = run_winograd(grad, _linear(turned, None, around), None, ctx.last, between=True)
+            around = _linear(weight, None, (2 - padding[0], 2 - padding[1]))
+            grad_x = run_winograd(grad, around, None, ctx.last, turned=True, between=True)
             wanted[0] = False
         if not any(wanted):
             return grad_x, None, None, None, None
@@ -110,10 +110,11 @@ def implementation(
     onednn: bool,
 ) -> str | None:
     """``"torch"`` or ``"winograd"``, None where neither is taken for tensors whose gradients are wanted. ``"onednn"``
-    does not give the activation's input away: it is not taken by itself."""
+    does not give the activation's input away: it is not taken by itself, nor ``"winograd"`` for few pixels."""
     plan = plan_of(x, weight, bias, residual, last, stride, padding, groups, method, onednn)
     name = None if plan is None else plan[0]
-    if name == "onednn" and method == "auto":
+    few = name == "winograd" and x[0][0] * x[0][2] * x[0][3] < TRAINED_PIXELS
+    if method == "auto" and (name == "onednn" or few):
         name = "torch"
     empty = 0 in x[0] or 0 in weight[0]
     return name if name in ("torch", "winograd") and x[1] in _DTYPES and not empty else None

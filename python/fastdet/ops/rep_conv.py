@@ -462,7 +462,7 @@ def _run_rep_conv2d(x: Any, *arguments: Any) -> Any:
     if name == "native":
         return _core.rep_conv2d(x, *conv, False)
     dense = [None if a is None else np.ascontiguousarray(a) for a in (x, conv.residual)]
-    attributes = (conv.bias, conv.padding, conv.activation, dense[1], conv.add_first, False, False)
+    attributes = (conv.bias, conv.padding, conv.activation, dense[1], conv.add_first, *(False,) * 3)
     return _core.rep_conv2d_winograd(dense[0], conv.weight, None, *attributes)
 
 

@@ -13,6 +13,7 @@ namespace fastdet::dataset {
 namespace {
 
 constexpr Index kGrain = 4096;
+constexpr std::size_t kMaxName = 4095;  // what is longer is no name, and its folders would be too deep for the stack
 
 bool is_link(const std::string& path) {
   struct stat status{};
@@ -21,7 +22,7 @@ bool is_link(const std::string& path) {
 
 bool is_plain(std::string_view name) {
   // A drive is a letter and a colon, and a letter may have four bytes.
-  if (name.empty() || name.substr(0, 5).find(':') != std::string_view::npos) return false;
+  if (name.empty() || name.size() > kMaxName || name.substr(0, 5).find(':') != std::string_view::npos) return false;
   if (name.find('\\') != std::string_view::npos || name.find('\0') != std::string_view::npos) return false;
   for (std::size_t first = 0; first <= name.size();) {
     const std::size_t last = std::min(name.find('/', first), name.size());

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import numpy as np
@@ -14,6 +15,7 @@ from small_sets import BOXES, NAMES, SIZES, write_coco, write_voc, write_yolo
 from broken_pictures import pattern
 from fastdet.data import DataError, open_dataset
 from fastdet.data.layout import recognise
+from fastdet.data.pictures import read_picture
 from fastdet.image_files import ImageError, read_image, read_size
 
 WRITERS = {"coco": write_coco, "yolo": write_yolo, "voc": write_voc}
@@ -216,6 +218,7 @@ def test_paths_that_lead_outside(tmp_path, key, name):
         (root / "data.yaml").write_text(text.replace("val: images/val", "val: list.txt"))
     line = ":2: " if key in ("list", "file_name") else "data.yaml: "
     why = "is an absolute path; allow_outside=True" if name[0] == "/" or name[1:2] == ":" else "leads out of"
+    why = "has a zero byte" if "\x00" in name else why
     why = "has backslashes; folders are separated by '/'" if "\\" in name else why
     with pytest.raises(DataError, match=why) as caught:
         open_dataset(root)
@@ -232,6 +235,25 @@ def test_drives_are_refused_where_folders_of_such_names_are(tmp_path, name):
     with pytest.raises(DataError, match=rf"val: '{name}' is an absolute path"):
         open_dataset(root)
     assert len(open_dataset(root, allow_outside=True)) == 3
+
+
+@pytest.mark.parametrize("name", ["a/" * 100_000 + "x.jpg", "x" * 300 + ".jpg", "\u00e9" * 2100 + ".jpg"], ids=len)
+@pytest.mark.parametrize("allow_outside", [False, True])
+def test_names_that_no_file_system_has(tmp_path, name, allow_outside):
+    """Told in the words of data sets, and soon; 100,000 folders in each other once ended the process."""
+    root = write_yolo(tmp_path / "yolo")
+    (root / "list.txt").write_text(f"images/val/a.png\n{name}\n")
+    text = (root / "data.yaml").read_text()
+    for key, value in (("val", "list.txt"), ("val", name[:900]), ("path", name[:900])):
+        lines = text.replace("val: images/val", f"val: {value}") if key == "val" else f"path: {value}\n{text}"
+        (root / "data.yaml").write_text(lines)
+        with pytest.raises(DataError):
+            open_dataset(root, allow_outside=allow_outside)
+    root = write_coco(tmp_path / "coco")
+    path = root / "annotations" / "instances_val.json"
+    path.write_text(path.read_text().replace('"a.png"', json.dumps(name)))
+    with pytest.raises(DataError, match=r"has more than 4095 letters|file name too long"):
+        read_picture(open_dataset(root, allow_outside=allow_outside).pictures[0])
 
 
 def test_a_split_of_roboflow_that_is_not_there(tmp_path):

@@ -27,6 +27,7 @@ __all__ = [
 
 MAX_BOXES_PER_PICTURE = 100_000
 MAX_PICTURE_SIDE = 65_535
+MAX_NAME = 4095  # letters of a path
 
 
 class DataError(ValueError):
@@ -109,7 +110,7 @@ def box_problem(box: tuple[float, float, float, float], size: tuple[int, int]) -
 def resolve_inside(root: Path, name: str) -> Path | None:
     """Path of ``name`` below ``root`` after following links, or None when it is absolute or leads outside."""
     drive = len(name) >= 2 and name[1] == ":"
-    if not name or "\x00" in name or "\\" in name or drive or name.startswith("/"):
+    if not name or "\x00" in name or "\\" in name or drive or name.startswith("/") or len(name) > MAX_NAME:
         return None
     real_root = root.resolve()
     try:
@@ -121,6 +122,10 @@ def resolve_inside(root: Path, name: str) -> Path | None:
 
 def refusal(root: Path, name: str) -> str:
     """Why ``resolve_inside`` refuses ``name``, for messages that begin with it."""
+    if len(name) > MAX_NAME:
+        return f"has more than {MAX_NAME} letters"
+    if "\x00" in name:
+        return "has a zero byte"
     accepted = "allow_outside=True (--allow-outside) accepts that"
     if os.path.isabs(name) or name[1:2] == ":":
         return f"is an absolute path; {accepted}"
@@ -158,8 +163,8 @@ def read_text(path: Path, limit: int) -> str:
 def read_file(path: Path, limit: int) -> bytes:
     """A regular file of at most ``limit`` bytes. Raises DataError."""
     try:
-        if not path.is_file():
-            reason = "is not a regular file" if path.exists() else "cannot be read: no such file"
+        if not os.path.isfile(path):
+            reason = "is not a regular file" if os.path.exists(path) else "cannot be read: no such file"
             raise DataError(f"{path}: {reason}")
         if path.stat().st_size > limit:
             raise DataError(f"{path}: is larger than {limit >> 10} KB")

@@ -275,7 +275,7 @@ def _voc_pairs(
         files = [Path(file) for file in in_folder(place, root, allow_outside=allow_outside, report=report)]
         beside = layout.path / "Annotations" if place.name == "JPEGImages" else None
         labels = [(beside or file.parent) / f"{file.stem}.xml" for file in files]
-        return [(file, xml if xml.exists() else None) for file, xml in zip(files, labels, strict=True)]
+        return [(file, xml if os.path.exists(xml) else None) for file, xml in zip(files, labels, strict=True)]
     pairs: list[tuple[Path, Path | None]] = []
     for number, line in enumerate(read_text(place, LIST_LIMIT).splitlines(), start=1):
         words = line.split()
@@ -287,6 +287,6 @@ def _voc_pairs(
         if xml is None or tried[0] is None or words[0].startswith("/") or words[0][1:2] == ":":
             report(Problem("error", "path-outside", place, str(number), f"{words[0]!r:.200} leads out of {root}"))
             continue
-        file = next((each for each in tried if each is not None and each.exists()), tried[0])
-        pairs.append((file, xml if xml.exists() else None))
+        file = next((each for each in tried if each is not None and os.path.exists(each)), tried[0])
+        pairs.append((file, xml if os.path.exists(xml) else None))
     return pairs

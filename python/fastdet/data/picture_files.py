@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 
 from fastdet import _core
-from fastdet.data.dataset import DataError, Problem, Report, read_text, real_inside, refusal, resolve_inside
+from fastdet.data.dataset import MAX_NAME, DataError, Problem, Report, read_text, real_inside, refusal, resolve_inside
 from fastdet.data.file_names import FileNames, texts_of
 from fastdet.image_files import PICTURE_SUFFIXES
 
@@ -106,11 +106,11 @@ class _Existing:
 
 
 def _is_plain(name: str) -> bool:
-    return not ("\\" in name or ":" in name or "\0" in name)
+    return not ("\\" in name or ":" in name or "\0" in name or len(name) > MAX_NAME)
 
 
 def _listed(path: Path, root: Path, name: str, allow_outside: bool) -> Path | None:
-    if "\x00" in name:
+    if "\x00" in name or len(name) > MAX_NAME:
         return None
     tried = [Path(os.path.realpath(folder / name)) for folder in (path.parent, root)]
     if not allow_outside:
@@ -119,4 +119,4 @@ def _listed(path: Path, root: Path, name: str, allow_outside: bool) -> Path | No
         real = Path(os.path.realpath(path.parent))
         own = [real.relative_to(root) / name] if real.is_relative_to(root) else []
         tried = [inside for each in (*own, name) if (inside := resolve_inside(root, str(each))) is not None]
-    return next((each for each in tried if each.exists()), tried[0] if tried else None)
+    return next((each for each in tried if os.path.exists(each)), tried[0] if tried else None)

@@ -291,7 +291,7 @@ def _read_picture(file: Path, rules: LabelRules, report: Report) -> tuple[Size, 
         report(Problem("error", "picture", file, "", f"cannot be decoded: {error.reason}"))
         return None
     labels = label_path(file, rules.root)
-    if not rules.classes or not (labels.exists() or labels.is_symlink()):
+    if not rules.classes or not os.path.lexists(labels):
         return size, []
     try:
         if not rules.allow_outside and not real_inside(rules.root, labels):

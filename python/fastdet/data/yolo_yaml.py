@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fastdet.data.dataset import DataError, Problem, Report, read_text, refusal, resolve_inside, strict
+from fastdet.data.dataset import MAX_NAME, DataError, Problem, Report, read_text, refusal, resolve_inside, strict
 from fastdet.data.file_names import FileNames
 from fastdet.data.picture_files import in_folder, in_list
 from fastdet.image_files import PICTURE_SUFFIXES
@@ -40,11 +40,11 @@ class YoloFile:
         for name in self.splits[split]:
             place = self._place(split, name)
             options: dict[str, Any] = {"allow_outside": self.allow_outside, "report": report}
-            if place.is_dir():
+            if os.path.isdir(place):
                 parts.append(in_folder(place, self.root, **options))
             elif place.suffix.lower() in PICTURE_SUFFIXES:
                 _fail(self.path, f"{split}: {name!r:.200} is a picture; it must be a folder or a list of pictures")
-            elif place.is_file():
+            elif os.path.isfile(place):
                 parts.append(in_list(place, self.root, **options))
             else:
                 _fail(self.path, f"{split}: {name!r} is neither a folder nor a list in {self.base}{self.hint()}")
@@ -59,10 +59,10 @@ class YoloFile:
 
     def _place(self, split: str, name: str) -> Path:
         target = _inside(self.root, self.base, name, self.allow_outside)
-        if name.startswith("../") and (target is None or not target.exists()):
+        if name.startswith("../") and (target is None or not os.path.exists(target)):
             # Roboflow writes ../train/images and means train/images
             other = _inside(self.root, self.base, name[3:], self.allow_outside)
-            target = other if other is not None and other.exists() else target
+            target = other if other is not None and os.path.exists(other) else target
         if target is None:
             inner = f", and there is no {name[3:]!r:.200} in it" if name.startswith("../") else ""
             _fail(self.path, f"{split}: {name!r:.200} {refusal(self.root, name)}{inner}")
@@ -108,7 +108,7 @@ def _fail(path: Path, reason: str) -> NoReturn:
 
 
 def _inside(root: Path, base: Path, name: str, allow_outside: bool) -> Path | None:
-    if "\x00" in name:
+    if "\x00" in name or len(name) > MAX_NAME:
         return None
     if allow_outside:
         return Path(os.path.realpath(base / name))

@@ -53,6 +53,10 @@ def test_letters():
 def test_scores():
     kept = ops.multiclass_nms(np.array([[BOX]], np.float32), np.array([[[0.2, 0.9]]], np.float32), max_det=2)
     assert kept.labels.tolist() == [[1, -1]]
+    nobody = np.zeros((1, 0, 4), np.float32), np.zeros((1, 0), np.int64), np.zeros(1, np.int64)
+    predicted = np.ones((1, 1, 3), np.float32), np.zeros((1, 1, 4), np.float32), np.zeros((1, 2), np.float32)
+    free = ops.task_aligned_assign(*predicted, *nobody)
+    assert free.matched_gt.tolist() == [[-1]] and free.labels.tolist() == [[3]] and free.label_scores.tolist() == [[0]]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

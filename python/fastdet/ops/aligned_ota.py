@@ -18,11 +18,11 @@ _LANES = 8  # class sums are made of this many interleaved partial sums
 
 
 class Assignment(NamedTuple):
-    """Result of ``aligned_ota_assign``."""
+    """Result of the assigners of priors: ``aligned_ota_assign``, ``sim_ota_assign``, ``task_aligned_assign``."""
 
     matched_gt: Any  # [B, A] int32, row of the ground truth, -1 = background
     labels: Any  # [B, A] int32, class of the ground truth, C = background
-    label_scores: Any  # [B, A] float32, IoU with the ground truth, 0 = background
+    label_scores: Any  # [B, A] float32, IoU with the ground truth (or the target score), 0 = background
     num_pos: Any  # [B] int32, priors that are not background
 
 
@@ -71,8 +71,8 @@ def aligned_ota_assign(
         class_weight, iou_weight: finite and not negative.
 
     Returns:
-        Assignment: matched_gt (B, A) int32, labels (B, A) int32, label_scores (B, A) float32, num_pos (B,) int32.
-        Arrays are of the kind given.
+        Assignment: matched_gt (B, A) int32, labels (B, A) int32, label_scores (B, A) float32, num_pos (B,) int32; a
+        prior without ground truth has -1, C and 0. Arrays are of the kind given.
 
     Ties go to the lower prior index and to the lower ground-truth row. All arithmetic is float32 (the sum over classes
     and the sum of IoUs float64). A prior with a non-finite score, box, point or stride is never valid; a ground truth

@@ -66,8 +66,8 @@ def hungarian_assign(
         alpha: in [0, 1]. gamma: finite and not negative.
 
     Returns:
-        HungarianAssignment: matched_gt (B, Q) int32, matched_query (B, M) int32, num_pos (B,) int32. Arrays are of the
-        kind given.
+        HungarianAssignment: matched_gt (B, Q) int32, matched_query (B, M) int32, -1 for none, num_pos (B,) int32.
+        Arrays are of the kind given.
 
     Several assignments of equal cost: the one that ``docs/ops/hungarian_assign.md`` describes, the same on every
     device. Costs are float32, sums of costs float64.

@@ -74,7 +74,7 @@ def letterbox(
             is at the top left.
         stride: pad only up to the next multiple of it instead of up to ``size``: the smallest rectangle. All pictures
             of a call must then need the same one.
-        keep_ratio: otherwise the picture is stretched to ``size``, nothing is padded.
+        keep_ratio: otherwise the picture is stretched to ``size``, nothing is padded; not with ``scale_up=False``.
         mean, std: three numbers each, in units after ``scale``; not for uint8 results.
         scale: divide by 255. uint8 results hold the pixels as they are.
         dtype: ``"float32"``, ``"float16"``, ``"bfloat16"`` (torch only) or ``"uint8"``; torch and NumPy dtypes are

@@ -62,7 +62,7 @@ def sim_ota_assign(
 
     Returns:
         Assignment: matched_gt (B, A) int32, labels (B, A) int32, label_scores (B, A) float32 (the IoU), num_pos (B,)
-        int32. Arrays are of the kind given.
+        int32; a candidate without ground truth has -1, C and 0. Arrays are of the kind given.
 
     Ties go to the lower candidate and to the lower ground-truth row. All arithmetic is float32 (the sum over classes
     and the sum of IoUs float64). A candidate with a non-finite logit, box, point or stride is never valid; a ground

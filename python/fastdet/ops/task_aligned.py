@@ -76,7 +76,8 @@ def task_aligned_assign(
 
     Returns:
         Assignment: matched_gt (B, A) int32, labels (B, A) int32, label_scores (B, A) float32 (the target score in the
-        label's column), num_pos (B,) int32. Arrays are of the kind given.
+        label's column), num_pos (B,) int32; an anchor without ground truth has -1, C and 0. Arrays are of the kind
+        given.
 
     Ties go to the lower anchor index and to the lower ground-truth row. All arithmetic is float32. A pair with a
     non-finite score, box or point has metric 0; a ground truth with a non-finite number matches nothing.

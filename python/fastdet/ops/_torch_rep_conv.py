@@ -22,6 +22,7 @@ _ONEDNN_NAMES = {"none": "none", "relu": "relu", "silu": "swish", "leaky_relu": 
 _ONEDNN_SCALARS: dict[str, list[float]] = {"leaky_relu": [0.1]}
 FUSED = ("cudnn", "cutlass")  # libraries that fuse everything into one CUDA kernel
 onednn_switch = torch._C._get_mkldnn_enabled  # torch.backends.mkldnn.enabled, found sooner
+_trained: Any = None  # see _attach_trained
 _NATIVE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 Kind = tuple[tuple[int, ...], torch.dtype]  # what plain tensors on the CPU are told apart by
 
@@ -248,6 +249,8 @@ def quick(
         return None
     last = channels_last(x)
     find = _trained if differentiable and torch.is_grad_enabled() else _bound
+    if find is None:
+        find = _attach_trained()
     bound = find(*kinds, last, stride, padding, groups, activation, add_first, method, onednn_switch())
     return None if bound is None else bound(x, weight, bias, residual)
 
@@ -321,11 +324,13 @@ def _bound(
     return {"torch": by_torch, "onednn": by_onednn}.get(name, general) if alone else general
 
 
-def _trained(*described: Any) -> Any:
-    """The same where gradients are wanted."""
+def _attach_trained() -> Any:
+    """``_bound`` where gradients are wanted."""
+    global _trained
     from fastdet.ops import _torch_rep_conv_train
 
-    return _torch_rep_conv_train.trained(*described)
+    _trained = _torch_rep_conv_train.trained
+    return _trained
 
 
 def chosen_for_gradients(x: Tensor, conv: Convolution, method: str) -> str | None:

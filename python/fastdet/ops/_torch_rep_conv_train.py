@@ -15,7 +15,8 @@ from fastdet.ops import _backend, rep_conv
 from fastdet.ops._torch import function_of
 from fastdet.ops._torch_rep_conv import Convolution, Kind, channels_last, onednn_switch, plan_of, run_winograd
 
-TRAINED_PIXELS = 1024  # fewer leave several threads too little to do by winograd: their direct sums are as fast
+# Fewer leave several threads too little to do by winograd: their direct sums are as fast. By whether channels are last.
+TRAINED_PIXELS = {False: 1024, True: 256}
 _DTYPES = (torch.float32, torch.float64)  # others are computed in float32 again, see run_backward
 _Trained = Callable[[Tensor, Tensor, "Tensor | None", "Tensor | None"], "Tensor | None"]
 
@@ -82,7 +83,6 @@ def trained(
     def run(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor | None:
         if torch.is_autocast_enabled("cpu"):
             return None
-        rep_conv.log_choice(name)
         if name == "winograd":
             y: Tensor = Winograd.apply(x, weight, bias, padding, last)
         else:
@@ -113,7 +113,7 @@ def implementation(
     does not give the activation's input away: it is not taken by itself, nor ``"winograd"`` for few pixels."""
     plan = plan_of(x, weight, bias, residual, last, stride, padding, groups, method, onednn)
     name = None if plan is None else plan[0]
-    few = name == "winograd" and x[0][0] * x[0][2] * x[0][3] < TRAINED_PIXELS
+    few = name == "winograd" and x[0][0] * x[0][2] * x[0][3] < TRAINED_PIXELS[last]
     if method == "auto" and (name == "onednn" or few):
         name = "torch"
     empty = 0 in x[0] or 0 in weight[0]
@@ -123,7 +123,7 @@ def implementation(
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda y: y,
     "relu": torch.relu,
-    "silu": torch.nn.functional.silu,
+    "silu": torch._C._nn.silu,  # what torch.nn.functional.silu calls
     "leaky_relu": lambda y: torch.nn.functional.leaky_relu(y, 0.1),
 }
 
@@ -141,8 +141,9 @@ class Eager:
         y = None if function is None else function(x, conv.weight, conv.bias, conv.residual)
         if y is None:
             return function_of(rep_conv.REP_CONV2D).apply(*args)
-        if _backend._log_calls:
+        if _backend._log_calls:  # then nothing comes here by the short way
             _backend._log("rep_conv2d", "auto", args)
+            rep_conv.log_choice(chosen(x, conv, method) or "")
         return y
 
 

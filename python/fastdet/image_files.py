@@ -372,10 +372,17 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
+APPLE_DOUBLE = b"\x00\x05\x16\x07"
+
+
 def _what_is(data: bytes) -> str:
     head = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n")
     if head[:1] == b"<":
         return "is an HTML or XML file, not a picture"
+    if head.startswith(b"version https://git-lfs"):
+        return "is a text file, not a picture: a pointer of Git LFS; git lfs pull fetches the picture"
+    if data.startswith(APPLE_DOUBLE):
+        return "is not a picture: macOS keeps notes of another file in it (AppleDouble); it may be deleted"
     try:
         text = data[:2048].decode("utf-8", errors="strict" if len(data) <= 2048 else "ignore")
         if all(letter.isprintable() or letter in "\r\n\t" for letter in text):

@@ -281,6 +281,18 @@ def test_the_report_is_printed_whatever_becomes_of_the_pictures(tmp_path, capfd)
         assert f"{option} must end in one of" in capfd.readouterr().err
 
 
+def test_files_in_place_of_pictures_are_told_with_what_to_do(tmp_path):
+    for suffix in (".jpg", ".png"):
+        (tmp_path / f"pointer{suffix}").write_text(
+            "version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n"
+        )
+        (tmp_path / f"._notes{suffix}").write_bytes(b"\x00\x05\x16\x07" + bytes(80))
+    report = check_dataset(tmp_path)
+    assert {each.kind for each in report.problems} == {"picture-no-picture"}
+    assert sum("git lfs pull" in each.message for each in report.problems) == 2
+    assert sum("macOS" in each.message for each in report.problems) == 2
+
+
 def test_labels_of_what_is_taken_for_pictures_are_told(tmp_path):
     """A forgotten YAML, a COCO file of another name: read without labels, which must not look as if all were well."""
     root = write_yolo(tmp_path / "yolo")

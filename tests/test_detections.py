@@ -66,6 +66,8 @@ def test_nothing_found(empty):
         ({"scores": [0.1, np.nan, 0.2]}, ValueError, "finite"),
         ({"boxes": np.full((3, 4), np.inf)}, ValueError, "finite"),
         ({"image_size": (0, 80)}, ValueError, r"image_size must be \(height, width\)"),
+        ({"image_size": 80}, ValueError, r"image_size must be \(height, width\), got 80"),
+        ({"names": "abc"}, TypeError, "names must be a list of class names, got 'abc'"),
         ({"image": IMAGE[:10]}, ValueError, r"image must be \(60, 80, 3\) uint8 RGB"),
         ({"image": IMAGE.astype(float)}, ValueError, "float64"),
     ],

@@ -145,6 +145,14 @@ def test_bad_options_fail_before_any_work(random_detector, options, message):
             random_detector("missing.jpg", stream=stream, **options)
 
 
+@pytest.mark.parametrize(
+    "options", [{"score_threshold": "0.5"}, {"score_threshold": None}, {"max_det": 2.5}, {"batch": "4"}]
+)
+def test_options_of_another_kind(random_detector, options):
+    with pytest.raises(TypeError, match=f"predict: {next(iter(options))} must be a (whole )?number, got "):
+        random_detector("missing.jpg", **options)
+
+
 @pytest.mark.parametrize("batch", [2, 3, 7])
 def test_batches_equal_single_pictures(random_detector, batch):
     images = [pattern(60 + 10 * seed, 100, seed) for seed in range(5)]
@@ -254,9 +262,27 @@ def test_load_of_nothing(tmp_path, monkeypatch, source, message):
         fastdet.load(source)
 
 
+@pytest.mark.parametrize("source", [None, 5, b"best.pt"])
+def test_load_of_what_is_no_path(source):
+    with pytest.raises(TypeError, match="load: source must be a path or the name of a model, got "):
+        fastdet.load(source)
+
+
+def test_load_of_exported_models():
+    for name in ("best.onnx", "best.engine"):
+        with pytest.raises(ValueError, match=f"no file '{name}', and exported models are not read"):
+            fastdet.load(name)
+
+
 @pytest.mark.parametrize(
     ("options", "error"),
-    [({"device": "tpu"}, ValueError), ({"dtype": "int8"}, ValueError), ({"dtype": "x"}, ValueError)],
+    [
+        ({"device": "tpu"}, ValueError),
+        ({"device": "meta"}, ValueError),
+        ({"dtype": "int8"}, ValueError),
+        ({"dtype": "x"}, ValueError),
+        ({"num_classes": "many"}, TypeError),
+    ],
 )
 def test_load_with_bad_options(options, error):
     with warnings.catch_warnings(), pytest.raises(error, match=next(iter(options))):

@@ -38,8 +38,9 @@ def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch, broken):
         data = None  # what a file cannot write fails in the middle
     else:
         monkeypatch.setattr(os, broken, fail)
-    with pytest.raises((OSError, TypeError)):
+    with pytest.raises((OSError, TypeError)) as caught:
         write_atomic(path, data)
+    assert getattr(caught.value, "filename", str(path)) == str(path)  # not that of the temporary file, nor none
     monkeypatch.undo()
     assert path.read_bytes() == b"old" and names(tmp_path) == ["a.bin"]
 

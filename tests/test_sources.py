@@ -137,6 +137,12 @@ def test_bad_types(source):
         expand(source)
 
 
+def test_an_empty_path_is_no_folder():
+    for source in ("", ["a.jpg", ""]):
+        with pytest.raises(ValueError, match="path must not be empty"):
+            expand(source)
+
+
 def test_address_is_refused_without_its_query():
     with pytest.raises(ValueError, match="download") as caught:
         expand("https://example.org/a.jpg?token=secret")

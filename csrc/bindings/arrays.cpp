@@ -41,6 +41,12 @@ constexpr std::size_t kMostKept = std::size_t{32} << 20;  // of a thread
 #endif
 thread_local HostWorkspace::Memory kept;
 
+// NumPy's own dtype, float64, is what most often comes by mistake.
+const char* narrower(DType given, std::initializer_list<DType> dtypes) {
+  const bool taken = std::find(dtypes.begin(), dtypes.end(), DType::kFloat32) != dtypes.end();
+  return given == DType::kFloat64 && taken ? "; convert it to float32" : "";
+}
+
 }  // namespace
 
 HostWorkspace::~HostWorkspace() {
@@ -63,7 +69,7 @@ TensorView Call::input(const char* name, py::handle array, std::initializer_list
            std::string(py::str(py::type::handle_of(array).attr("__name__"))));
   Loan loan = framework->borrow(array, op_, name);
   FD_CHECK(std::find(dtypes.begin(), dtypes.end(), loan.view.dtype) != dtypes.end(), TypeError, op_, ": ", name, " must be ",
-           dtype_list(dtypes), ", got ", dtype_name(loan.view.dtype));
+           dtype_list(dtypes), ", got ", dtype_name(loan.view.dtype), narrower(loan.view.dtype, dtypes));
   FD_CHECK(ndim < 0 || loan.view.ndim == ndim, ValueError, op_, ": ", name, " must have ", ndim, " dimensions, got ",
            shape_text(loan.view));
   if (framework_ == nullptr) framework_ = framework;

@@ -187,7 +187,8 @@ class ExchangeFramework final : public Framework {
       *static_cast<std::string*>(context) = concat(kind, ": ", message);
     };
     FD_CHECK(api_->allocate(&prototype, &managed, &failure, set_error) == 0 && managed != nullptr, RuntimeError,
-             "output of shape ", shape_text(shape.data(), static_cast<int>(shape.size())), " could not be allocated: ", failure);
+             "output of shape ", shape_text(shape.data(), static_cast<int>(shape.size())),
+             " could not be allocated: ", failure.substr(0, failure.find('\n')));  // torch adds where in its own code
     void* object = nullptr;
     Loan loan;
     loan.view = view_from_dlpack(managed->tensor, false, "output", "array");

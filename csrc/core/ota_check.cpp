@@ -8,7 +8,7 @@ void check_ota(const char* op, const OtaParams& p, bool look_at_values) {
   const std::int64_t images = p.images(), priors = p.scores.shape[1];
   FD_CHECK(p.boxes.shape[0] == images && p.boxes.shape[1] == priors && p.boxes.shape[2] == 4, ValueError, op, ": boxes must be (",
            images, ", ", priors, ", 4) for scores ", shape_text(p.scores), ", got ", shape_text(p.boxes),
-           p.boxes.shape[1] == 4 ? "; did you mean boxes.transpose(1, 2)?" : "");
+           p.boxes.shape[1] == 4 ? "; did you mean boxes.swapaxes(1, 2)?" : "");
   if (p.listed) {
     FD_CHECK(p.candidates.shape[0] == images, ValueError, op, ": candidates must be (", images, ", A) for scores ",
              shape_text(p.scores), ", got ", shape_text(p.candidates));

@@ -65,7 +65,7 @@ inline CandidateRule scored_rule(const ScoredBoxes& in, std::int64_t max_candida
 inline void check_scored_boxes(const char* op, const ScoredBoxes& in, int numbers) {
   const TensorView& boxes = in.boxes;
   FD_CHECK(boxes.ndim == 2 && boxes.shape[1] == numbers, ValueError, op, ": boxes must be (N, ", numbers, "), got ",
-           shape_text(boxes), boxes.ndim == 2 && boxes.shape[0] == numbers ? "; did you mean boxes.transpose(-1, -2)?" : "");
+           shape_text(boxes), boxes.ndim == 2 && boxes.shape[0] == numbers ? "; did you mean boxes.swapaxes(-1, -2)?" : "");
   FD_CHECK(in.scores.ndim == 1 && in.scores.shape[0] == boxes.shape[0], ValueError, op,
            ": scores must be (N,) with the N of boxes ", shape_text(boxes), ", got ", shape_text(in.scores));
   FD_CHECK(in.groups.data == nullptr || in.groups.shape[0] == boxes.shape[0], ValueError, op,

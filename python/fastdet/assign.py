@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,14 +27,17 @@ class PaddedTargets(NamedTuple):
 
 
 def pad_targets(
-    boxes: Sequence[Tensor], labels: Sequence[Tensor], num_classes: int, *, device: torch.device | str | None = None
+    boxes: Sequence[Any], labels: Sequence[Any], num_classes: int, *, device: torch.device | str | None = None
 ) -> PaddedTargets:
     """Pad ragged ground truth to the longest picture and move it to ``device``.
 
     Args:
-        boxes: [M_i, 4] xyxy per picture. labels: [M_i] class ids per picture. num_classes: labels are below it.
+        boxes: [M_i, 4] xyxy per picture, tensors or NumPy arrays, such as those of a ``Batch`` of ``fastdet.data``.
+        labels: [M_i] integer class ids per picture. num_classes: labels are below it.
+        device: of the result; by default that of the first boxes.
 
     Raises:
+        TypeError: labels that are no integers.
         ValueError: lists or pictures of different length, shapes other than these, or (for labels that are on the
             CPU, where looking costs nothing) a label outside [0, num_classes).
     """
@@ -42,7 +45,10 @@ def pad_targets(
         raise ValueError(
             f"pad_targets: boxes and labels must have one entry per picture, got {len(boxes)}, {len(labels)}"
         )
+    boxes, labels = [torch.as_tensor(rows) for rows in boxes], [torch.as_tensor(ids) for ids in labels]
     for i, (rows, ids) in enumerate(zip(boxes, labels, strict=True)):
+        if len(ids) and (ids.is_floating_point() or ids.is_complex()):
+            raise TypeError(f"pad_targets: labels must be integers, picture {i} has {ids.dtype}")
         if rows.shape != (len(ids), 4) or ids.ndim != 1:
             raise ValueError(
                 f"pad_targets: picture {i} must have boxes (M, 4) and labels (M,), got {tuple(rows.shape)} "

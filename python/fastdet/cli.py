@@ -105,8 +105,8 @@ def _help() -> str:
             "",
             *lines,
             "",
-            "fastdet COMMAND --help shows the options of a command.",
-            "Example: fastdet predict --save out    (the detector and the picture that come with the package)",
+            "fastdet COMMAND --help shows the options of a command, fastdet --version the version.",
+            "Example: fastdet predict --save out    (the detector and the pictures that come with the package)",
         ]
     )
 

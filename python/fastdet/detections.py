@@ -84,8 +84,12 @@ class Detections:
         count = len(self.boxes)
         put("scores", _array("scores", self.scores, np.float32, (count,)))
         put("labels", _array("labels", self.labels, np.int64, (count,)))
+        if isinstance(self.names, str):
+            raise TypeError(f"Detections: names must be a list of class names, got {self.names!r:.80}")
         names = [self.names[i] for i in range(len(self.names))] if isinstance(self.names, dict) else self.names
         put("names", tuple(str(name) for name in names))
+        if np.shape(self.image_size) != (2,):
+            raise ValueError(f"Detections: image_size must be (height, width), got {self.image_size!r:.80}")
         height, width = (int(side) for side in self.image_size)
         if height <= 0 or width <= 0:
             raise ValueError(f"Detections: image_size must be (height, width), both > 0, got {tuple(self.image_size)}")

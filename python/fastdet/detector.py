@@ -16,6 +16,7 @@ import numpy as np
 
 from fastdet import ops
 from fastdet.detections import Detections
+from fastdet.ops._attributes import real, whole
 from fastdet.sources import ImageError, Picture, expand
 from fastdet.sources import load as load_picture
 
@@ -56,13 +57,15 @@ class PredictOptions:
     rect: bool = field(default=True, metadata={"help": "fill the whole input, never the smallest rectangle"})
 
     def __post_init__(self) -> None:
+        if self.score_threshold is None:
+            raise TypeError("predict: score_threshold must be a number, got None")
         for name in ("score_threshold", "iou_threshold"):
             value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
+            if value is not None and not 0 <= real("predict", name, value) <= 1:
                 raise ValueError(f"predict: {name} must be in [0, 1], got {value}")
         for name in ("max_det", "batch"):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if value is not None and whole("predict", name, value) < 1:
                 raise ValueError(f"predict: {name} must be at least 1, got {value}")
 
 
@@ -294,7 +297,8 @@ class Detector:
             except (TypeError, ValueError):
                 label = -1
             if not 0 <= label < len(self.names):
-                raise ValueError(f"predict: classes must be of this model, got {each!r}{_near(str(each), self.names)}")
+                hint = _near(str(each), self.names) or f"; it has {', '.join(self.names):.200}"
+                raise ValueError(f"predict: classes must be of this model, got {each!r}{hint}")
             ids.add(label)
         return sorted(ids)
 
@@ -418,9 +422,9 @@ def load(
 
     Args:
         source: "default" (the detector inside the package: blood cells), a model name ("damo-yolo-s": random weights,
-            with a warning), a fastdet file (``.safetensors``), or an official checkpoint (``.pth``, read without
-            executing anything).
-        device: torch device. dtype: torch dtype or its name; None for float32.
+            with a warning), a fastdet file (``.safetensors``), or an official checkpoint (``.pt``, ``.pth``, read
+            without executing anything).
+        device: "cpu", "cuda", "cuda:1", or such a torch device. dtype: torch dtype or its name; None for float32.
         num_classes: C of a model with random weights, by default that of the published ones; of a file it is checked.
         nms_free: of YOLOv10 and YOLO26, which have a head for either, which one predicts; None for ``spec.nms_free``.
 
@@ -428,12 +432,15 @@ def load(
         Detector.
 
     Raises:
-        ValueError: no such file or model (with the nearest names), or a file that is not what it claims.
-        RuntimeError: torch is not installed.
+        ValueError: no such file or model (with the nearest names), or a file that is not what it claims; a device that
+        is neither CPU nor CUDA. TypeError: source is no path.
+        RuntimeError: torch is not installed, or sees no CUDA device.
     """
     torch = _torch()
     from fastdet import models
 
+    if not isinstance(source, (str, os.PathLike)):
+        raise TypeError(f"load: source must be a path or the name of a model, got {type(source).__name__}")
     name = os.fspath(source)
     if name == "default":
         name = str(default_weights())
@@ -442,9 +449,10 @@ def load(
         if num_classes not in (None, len(module.names)):
             raise ValueError(f"load: num_classes must be {len(module.names)} as in {name}, got {num_classes}")
     else:
-        module = models.build(_known_model(name), None if num_classes is None else int(num_classes))
+        classes = None if num_classes is None else whole("load", "num_classes", num_classes)
+        module = models.build(_known_model(name), classes)
         warnings.warn(
-            f"load: {name} has random weights and finds nothing real; give a file (.safetensors, .pth) instead",
+            f"load: {name} has random weights and finds nothing real; give a file (.safetensors, .pt, .pth) instead",
             stacklevel=2,
         )
     if nms_free is not None:
@@ -478,6 +486,9 @@ def _known_model(name: str) -> str:
         if os.sep in name or Path(name).exists():
             kinds = ", ".join(FILE_SUFFIXES)
             raise ValueError(f"load: {name} must be a file ending in {kinds}, or a model name") from None
+        if Path(name).suffix.lower() in (".onnx", ".engine", ".xml", ".torchscript", ".tflite"):
+            what = f"exported models are not read, only {', '.join(FILE_SUFFIXES)}"
+            raise ValueError(f"load: there is no file {name!r}, and {what}") from None
         hint = _near(name, known) or f"; there are default, {', '.join(known)}"
         raise ValueError(f"load: there is no model or file {name!r}{hint}") from None
 
@@ -515,6 +526,8 @@ def _device(device: Any) -> torch.device:
         chosen = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"load: device must be one of torch's, as cpu, cuda or cuda:1, got {device!r}") from error
+    if chosen.type not in ("cpu", "cuda"):
+        raise ValueError(f"load: device must be cpu or cuda, got {str(chosen)!r}")
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise RuntimeError(f"load: device {chosen} was asked for, but torch sees no CUDA device")
     return chosen

@@ -17,14 +17,23 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | Iterable[Any]) -> P
 
     Missing folders are made. The data is on the disk (fsync of file and folder) before the name changes. A link stays
     a link, to the new file; what is no regular file, and all of ``/dev``, is appended to as it is.
-    Returns the path. Raises OSError as ``open`` does.
+    Returns the path. Raises OSError, whose ``filename`` is ``path``.
     """
     given = path = Path(path)
     pieces: Iterable[Any] = [data] if isinstance(data, bytes) else data
+    try:
+        _write(path, pieces)
+    except OSError as error:  # that of a full disk names no file, others the temporary one
+        error.filename = os.fspath(given)
+        raise
+    return given
+
+
+def _write(path: Path, pieces: Iterable[Any]) -> None:
     if path.exists() and (not path.is_file() or path.is_relative_to("/dev")):
         with open(path, "ab") as file:  # /dev/stdout may be a log, which must not lose what it holds
             file.writelines(pieces)
-        return given
+        return
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     # The same folder, because a rename is atomic only within one file system.
@@ -44,4 +53,3 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | Iterable[Any]) -> P
             os.fsync(folder)
         finally:
             os.close(folder)
-    return given

@@ -36,10 +36,14 @@ def distribution_focal_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Distribution focal loss (arXiv 2006.04388, eq. 7): cross-entropy to the two bins around ``target``.
 
     Args:
-        logits: [..., R] over bins 0..R-1, before the softmax. target: [...] in [0, R - 1), in bins.
+        logits: [..., R] over bins 0..R-1, before the softmax. target: [...] in [0, R - 1), in bins; clamp it to less
+            than R - 1, as ``target.clamp(0, R - 1.01)``.
 
     Returns:
         [...] in the dtype of ``logits``.
+
+    Raises:
+        RuntimeError: a target outside [0, R - 1) (on a CUDA device an assertion of the device).
     """
     left = target.floor()
     index = left.long().unsqueeze(-1)

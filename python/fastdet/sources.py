@@ -92,6 +92,8 @@ def load(item: Any) -> Picture:
 def _expand_path(source: str) -> list[Any]:
     if "://" in source[:16]:
         raise ValueError(f"sources: must be local, got the address {source.split('?')[0]!r}; download it first")
+    if not source:
+        raise ValueError("sources: a path must not be empty; '.' is the folder you are in")
     path = Path(source)
     try:
         if path.is_dir():

@@ -234,7 +234,10 @@ def native_size(path: Path) -> tuple[int, int] | None:
 
 def encoded(form: str, mode: str = "RGB", **options) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(pattern(37, 53, 3)).convert(mode).save(buffer, form, **options)
+    picture = Image.fromarray(pattern(37, 53, 3))
+    if mode == "I;16":
+        picture = picture.convert("I")  # Pillow up to 10 has no way there from RGB
+    picture.convert(mode).save(buffer, form, **options)
     return buffer.getvalue()
 
 

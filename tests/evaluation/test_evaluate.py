@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fastdet.data.coco import read_coco
-from fastdet.evaluation import Prediction, evaluate
+from fastdet.evaluation import Evaluator, Prediction, evaluate
 
 pytest.importorskip("pycocotools")
 
@@ -116,3 +116,18 @@ def test_bad_predictions(crowded):
         evaluate({10: Prediction(box, np.ones(1), np.full(1, 3))}, crowded)
     with pytest.raises(ValueError, match=r"must be \(D, 4\)"):
         evaluate({10: Prediction(box, np.ones(2), np.zeros(2, int))}, crowded)
+
+
+def test_objects_of_another_kind(crowded):
+    box = np.zeros((1, 4))
+    with pytest.raises(TypeError, match=r"detections\[10\] must be a Prediction or Detections, got tuple"):
+        evaluate({10: (box, np.ones(1), np.zeros(1, int))}, crowded)
+    with pytest.raises(TypeError, match="detections must map picture ids to predictions, got list"):
+        evaluate([Prediction(box, np.ones(1), np.zeros(1, int))], crowded)
+    for wrong in (None, {}, "bccd"):
+        with pytest.raises(TypeError, match="ground_truth must be a GroundTruth or a data set"):
+            evaluate({}, wrong)
+    evaluator = Evaluator(crowded)
+    for wrong in (None, {}, [evaluator.state()]):
+        with pytest.raises(TypeError, match="merge: state must be what state"):
+            evaluator.merge(wrong)

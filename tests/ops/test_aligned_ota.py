@@ -311,7 +311,7 @@ WRONG = [
     ({"scores": BASE[0].astype(np.int32)}, TypeError, "scores must be .* got int32"),
     ({"scores": BASE[0].tolist()}, TypeError, "scores must be an array .* got list"),
     ({"scores": None}, TypeError, "scores must be an array .* got NoneType"),
-    ({"boxes": BASE[1].transpose(0, 2, 1)}, ValueError, r"got \(2, 4, 21\); did you mean boxes.transpose\(1, 2\)"),
+    ({"boxes": BASE[1].transpose(0, 2, 1)}, ValueError, r"got \(2, 4, 21\); did you mean boxes.swapaxes\(1, 2\)"),
     ({"boxes": BASE[1][..., :3]}, ValueError, r"boxes must be \(2, 21, 4\) for scores \(2, 21, 3\), got \(2, 21, 3\)"),
     ({"boxes": BASE[1][0]}, ValueError, "boxes must have 3 dimensions"),
     ({"boxes": BASE[1].astype(np.float64)}, TypeError, "boxes must be .* got float64"),

@@ -297,7 +297,7 @@ WRONG = [
     ("multiclass_nms", (BATCH, TABLE[0]), ValueError, "scores must have 3 dimensions"),
     ("multiclass_nms", (BATCH, TABLE[:, :5]), ValueError, r"scores must be \(B, N, C\) .* got \(2, 5, 3\)"),
     ("multiclass_nms", (BATCH, TABLE[:1]), ValueError, r"scores must be \(B, N, C\)"),
-    ("multiclass_nms", (BATCH.transpose(0, 2, 1), TABLE[:, :4]), ValueError, "did you mean boxes.transpose"),
+    ("multiclass_nms", (BATCH.transpose(0, 2, 1), TABLE[:, :4]), ValueError, "did you mean boxes.swapaxes"),
     ("multiclass_nms", (BATCH.astype(np.float64), TABLE), TypeError, "boxes must be float32"),
     ("multiclass_nms", (BATCH, TABLE > 0.5), TypeError, "scores must be .* got bool"),
 ]

@@ -309,7 +309,7 @@ BATCH, TABLES = (np.stack([a, a]) for a in (BOXES, np.stack([SCORES] * 3, 1)))
 WRONG_BATCH = [
     ((BOXES, TABLES), {}, ValueError, "boxes must have 3 dimensions"),
     ((BATCH[..., :4], TABLES), {}, ValueError, r"rotated_multiclass_nms: boxes must be \(B, N, 5\), got \(2, 6, 4\)"),
-    ((BATCH[:, :5].transpose(0, 2, 1)[..., :4], TABLES), {}, ValueError, "did you mean boxes.transpose"),
+    ((BATCH[:, :5].transpose(0, 2, 1)[..., :4], TABLES), {}, ValueError, "did you mean boxes.swapaxes"),
     ((BATCH, TABLES[:, :5]), {}, ValueError, r"scores must be \(B, N, C\) .* got \(2, 5, 3\)"),
     ((BATCH, TABLES), {"iou_threshold": -0.5}, ValueError, r"iou_threshold must lie in \[0, 1\], got -0.5"),
     ((BATCH, TABLES), {"score_threshold": float("nan")}, ValueError, "score_threshold must be a number, got nan"),

@@ -287,7 +287,7 @@ WRONG = [
     ({"scores": BASE[0][0]}, ValueError, "scores must have 3 dimensions, got"),
     ({"scores": BASE[0].astype(np.float64)}, TypeError, "scores must be float32, float16 or bfloat16, got float64"),
     ({"objectness": BASE[1][:, :5]}, ValueError, r"objectness must be \(2, 21\) for scores \(2, 21, 3\), got \(2, 5\)"),
-    ({"boxes": BASE[2].transpose(0, 2, 1)}, ValueError, r"got \(2, 4, 21\); did you mean boxes.transpose\(1, 2\)"),
+    ({"boxes": BASE[2].transpose(0, 2, 1)}, ValueError, r"got \(2, 4, 21\); did you mean boxes.swapaxes\(1, 2\)"),
     ({"boxes": BASE[2][..., :3]}, ValueError, r"boxes must be \(2, 21, 4\) for scores \(2, 21, 3\), got \(2, 21, 3\)"),
     ({"points": BASE[6][:5]}, ValueError, r"points must be \(21, 2\) for scores \(2, 21, 3\), got \(5, 2\)"),
     ({"strides": BASE[7][:-1]}, ValueError, r"strides must be \(21,\)"),

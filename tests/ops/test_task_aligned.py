@@ -301,7 +301,7 @@ WRONG = [
     ({"scores": BASE[0][:, :20]}, ValueError, r"boxes must be \(2, 20, 4\)"),
     ({"scores": BASE[0].astype(np.float64)}, TypeError, "scores must be float32, float16 or bfloat16, got float64"),
     ({"scores": None}, TypeError, "scores must be an array .* got NoneType"),
-    ({"boxes": BASE[1].transpose(0, 2, 1)}, ValueError, r"got \(2, 4, 21\); did you mean boxes.transpose\(1, 2\)"),
+    ({"boxes": BASE[1].transpose(0, 2, 1)}, ValueError, r"got \(2, 4, 21\); did you mean boxes.swapaxes\(1, 2\)"),
     ({"boxes": BASE[1][..., :3]}, ValueError, r"boxes must be \(2, 21, 4\) for scores \(2, 21, 3\), got \(2, 21, 3\)"),
     ({"iou_kind": "probiou"}, ValueError, r"boxes must be \(2, 21, 5\)"),
     ({"points": BASE[2][:5]}, ValueError, r"points must be \(21, 2\) for scores \(2, 21, 3\), got \(5, 2\)"),

@@ -154,6 +154,13 @@ def test_refusals(shapes):
             loader_of(shapes, **options)
     with pytest.raises(ValueError, match="batch_size 9 is above the 8 pictures"):
         loader_of(shapes, batch_size=9)
+    for options in ({"batch_size": 2.5}, {"workers": "2"}, {"size": 64}, {"size": "64"}, {"size": (64.0, 64)}):
+        with pytest.raises(TypeError, match=f"Loader: {next(iter(options))} must be"):
+            loader_of(shapes, **options)
+    with pytest.raises(TypeError, match=r"augmentation must be an Augmentation or a Recipe.*got 'yolov8'"):
+        Loader(dataset_of(shapes), "yolov8", size=(64, 64), batch_size=2)
+    with pytest.raises(TypeError, match="dataset must be what open_dataset returns, got str"):
+        Loader("bccd", Augmentation(), size=(64, 64), batch_size=2)
     import torch
 
     if not torch.cuda.is_available():

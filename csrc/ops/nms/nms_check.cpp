@@ -27,7 +27,7 @@ void nms_check(const char* op, const NmsParams& p) {
   const bool single = p.out.boxes.data == nullptr;
   const auto shape = [&](const TensorView& view) { return shape_text(view.shape + single, view.ndim - single); };
   FD_CHECK(boxes.ndim == 3 && boxes.shape[2] == 4, ValueError, op, ": boxes must be ", single ? "(N, 4)" : "(B, N, 4)", ", got ",
-           shape(boxes), boxes.ndim == 3 && boxes.shape[1] == 4 ? "; did you mean boxes.transpose(-1, -2)?" : "");
+           shape(boxes), boxes.ndim == 3 && boxes.shape[1] == 4 ? "; did you mean boxes.swapaxes(-1, -2)?" : "");
   FD_CHECK(p.scores.ndim == 3 && p.scores.shape[0] == boxes.shape[0] && p.scores.shape[1] == boxes.shape[1], ValueError, op,
            ": scores must be ", single ? "(N,)" : "(B, N, C)", " with the B and N of boxes ", shape(boxes), ", got ",
            single ? shape_text(p.scores.shape + 1, 1) : shape_text(p.scores));

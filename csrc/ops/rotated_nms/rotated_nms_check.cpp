@@ -22,7 +22,7 @@ void rotated_nms_check(const char* op, const RotatedNmsParams& p) {
 void rotated_multiclass_check(const char* op, const RotatedMulticlassParams& p) {
   const TensorView& boxes = p.boxes;
   FD_CHECK(boxes.ndim == 3 && boxes.shape[2] == 5, ValueError, op, ": boxes must be (B, N, 5), got ", shape_text(boxes),
-           boxes.ndim == 3 && boxes.shape[1] == 5 ? "; did you mean boxes.transpose(-1, -2)?" : "");
+           boxes.ndim == 3 && boxes.shape[1] == 5 ? "; did you mean boxes.swapaxes(-1, -2)?" : "");
   FD_CHECK(p.scores.ndim == 3 && p.scores.shape[0] == boxes.shape[0] && p.scores.shape[1] == boxes.shape[1], ValueError, op,
            ": scores must be (B, N, C) with the B and N of boxes ", shape_text(boxes), ", got ", shape_text(p.scores));
   check_unit_interval(op, "iou_threshold", p.iou_threshold);

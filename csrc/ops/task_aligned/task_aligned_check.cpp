@@ -14,7 +14,7 @@ constexpr double kMaxPower = 64.0;
 
 void check_shapes(const char* op, const TaskAlignedParams& p) {
   const std::int64_t images = p.images(), anchors = p.anchors(), numbers = p.numbers();
-  const char* hint = p.boxes.shape[1] == numbers && p.boxes.shape[2] == anchors ? "; did you mean boxes.transpose(1, 2)?" : "";
+  const char* hint = p.boxes.shape[1] == numbers && p.boxes.shape[2] == anchors ? "; did you mean boxes.swapaxes(1, 2)?" : "";
   FD_CHECK(p.boxes.shape[0] == images && p.boxes.shape[1] == anchors && p.boxes.shape[2] == numbers, ValueError, op,
            ": boxes must be (", images, ", ", anchors, ", ", numbers, ") for scores ", shape_text(p.scores), ", got ",
            shape_text(p.boxes), hint);

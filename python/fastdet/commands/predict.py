@@ -23,7 +23,7 @@ from fastdet.sources import ImageError, expand
 EXAMPLE = """\
 example: fastdet predict cells/ more/*.jpg --weights mine.safetensors --save out --json out.json
 
-SOURCE: pictures, folders, globs, .txt lists; none: the picture that comes with the package.
+SOURCE: pictures, folders, globs, .txt lists; none: the pictures that come with the package.
 A picture that cannot be read is named on standard error; the others are done; exit code 1."""
 
 
@@ -35,7 +35,7 @@ class PredictCommand:
         default=(), metadata={"help": "pictures to look at", "positional": True, "metavar": "SOURCE"}
     )
     weights: str = field(
-        default="default", metadata={"help": "file (.safetensors, .pth), model name, or default", "metavar": "W"}
+        default="default", metadata={"help": "file (.safetensors, .pt, .pth), model name, or default", "metavar": "W"}
     )
     save: str | None = field(default=None, metadata={"help": "write the pictures with boxes there", "metavar": "DIR"})
     json: str | None = field(default=None, metadata={"help": "write COCO results there", "metavar": "FILE"})
@@ -115,14 +115,14 @@ def _make_places(command: PredictCommand) -> None:
 
 def _report(command: PredictCommand, pictures: int, failed: list[ImageError], count: int, seconds: float) -> None:
     done = pictures - len(failed)
-    line = f"{count} detections on {done} picture{'s' * (done != 1)} in {seconds:.2f} s"
+    line = f"{count} detection{'s' * (count != 1)} on {done} picture{'s' * (done != 1)} in {seconds:.2f} s"
     if failed:
         line += f"; {len(failed)} could not be read"
     places = [place for place in (command.save, command.json, command.trace) if place]
     if places:
         line += f"; written to {', '.join(places)}"
     elif not command.sources:
-        line += "; --save DIR writes the picture with its boxes"
+        line += "; --save DIR writes the pictures with their boxes"
     print(line, file=sys.stderr, flush=True)
 
 

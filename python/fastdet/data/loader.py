@@ -81,9 +81,13 @@ class Loader:
             pin_memory: put the pixels into page-locked memory, for copies to a CUDA device beside computation.
 
         Raises:
-            ValueError: an argument is out of range. RuntimeError: ``pin_memory`` without torch and a CUDA device.
+            ValueError: an argument is out of range, or there are fewer pictures than a batch has. TypeError: an
+            argument of another kind. RuntimeError: ``pin_memory`` without torch and a CUDA device.
         """
+        _check_kinds(dataset, augmentation, size)
         for name, value, low in (("batch_size", batch_size, 1), ("workers", workers, 0), ("prefetch", prefetch, 1)):
+            if not isinstance(value, (int, np.integer)):
+                raise TypeError(f"Loader: {name} must be a whole number, got {value!r:.80}")
             if value < low:
                 raise ValueError(f"Loader: {name} must be at least {low}, got {value}")
         for name, word, words in (("worker_kind", worker_kind, WORKER_KINDS), ("on_error", on_error, ON_ERROR)):
@@ -94,8 +98,8 @@ class Loader:
             _check_pinning()
         if len(size) != 2 or min(size) < 1:
             raise ValueError(f"Loader: size must be (height, width) of at least 1, got {size}")
-        if not 0 <= seed < 2**64:
-            raise ValueError(f"Loader: seed must be in 0 .. 2^64 - 1, got {seed}")
+        if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**64:
+            raise ValueError(f"Loader: seed must be in 0 .. 2^64 - 1, got {seed!r}")
         if batch_size > len(dataset):
             raise ValueError(f"Loader: batch_size {batch_size} is above the {len(dataset)} pictures, no batch is whole")
         plan_size = (size[0], size[1])
@@ -182,6 +186,18 @@ class Loader:
     def _identity(self) -> dict[str, int]:
         plan = self._plan
         return {"seed": plan.seed, "batch_size": plan.batch_size, "pictures": len(plan.dataset)}
+
+
+def _check_kinds(dataset: Any, augmentation: Any, size: Any) -> None:
+    if not isinstance(dataset, Dataset):
+        raise TypeError(f"Loader: dataset must be what open_dataset returns, got {type(dataset).__name__}")
+    if not isinstance(augmentation, (Augmentation, Recipe)):
+        raise TypeError(
+            "Loader: augmentation must be an Augmentation or a Recipe, such as "
+            f"fastdet.data.augmentation.RECIPES['yolov8'], got {augmentation!r:.80}"
+        )
+    if not isinstance(size, (tuple, list)) or not all(isinstance(side, (int, np.integer)) for side in size):
+        raise TypeError(f"Loader: size must be (height, width), got {size!r:.80}")
 
 
 def _plain(shape: tuple[int, ...]) -> np.ndarray:

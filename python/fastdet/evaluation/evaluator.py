@@ -24,7 +24,11 @@ class Evaluator:
     The numbers do not depend on the order in which pictures come or in which parts are merged.
 
     Args:
-        ground_truth: a GroundTruth, or what ``fastdet.data.coco.read_coco`` returns.
+        ground_truth: a GroundTruth, or a Dataset, which ``fastdet.data.open_dataset`` returns; the ids of its pictures
+            are ``dataset.pictures[i].id``.
+
+    Raises:
+        TypeError: ground_truth is neither.
     """
 
     def __init__(self, ground_truth: GroundTruth | Dataset) -> None:
@@ -44,7 +48,7 @@ class Evaluator:
 
         Raises:
             ValueError: a picture that the ground truth lacks or that was added before, arrays that do not agree, NaN,
-                or a label out of range; nothing is taken in then.
+                or a label out of range. TypeError: no mapping of predictions. Nothing is taken in then.
         """
         truth = self.ground_truth
         rows = rows_of(detections, truth.places, len(truth.names))
@@ -58,8 +62,11 @@ class Evaluator:
         """Take in the ``state()`` of another process that looked at other pictures of the same data set.
 
         Raises:
-            ValueError: both looked at the same picture, or it is of another data set; nothing is taken in then.
+            ValueError: both looked at the same picture, or it is of another data set. TypeError: not one state. Nothing
+                is taken in then.
         """
+        if not isinstance(state, Mapping) or not {*Rows._fields, "seen"} <= set(state):
+            raise TypeError(f"merge: state must be what state() gave in one process, got {type(state).__name__}")
         empty = Rows.empty()._asdict()
         rows = Rows(*(np.asarray(state[name], part.dtype).reshape(-1, *part.shape[1:]) for name, part in empty.items()))
         seen = np.asarray(state["seen"], np.int64)
@@ -121,7 +128,7 @@ def evaluate(detections: Mapping[Any, Any], ground_truth: GroundTruth | Dataset)
     Args:
         detections: picture id -> ``Prediction`` or ``fastdet.Detections``. Pictures that are missing count as pictures
             without detections.
-        ground_truth: a GroundTruth, or what ``fastdet.data.coco.read_coco`` returns.
+        ground_truth: a GroundTruth, or a Dataset, as for ``Evaluator``.
 
     Returns:
         Metrics, whose arrays equal those of pycocotools 2.0.11 bit for bit.

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastdet import _core
+from fastdet.ops._attributes import real, reals
 from fastdet.ops._backend import Op, kept_inputs
 from fastdet.ops._iou import RULES_SCHEMA, Rules, arithmetic, over_leading, similarity
 
@@ -39,7 +40,7 @@ def box_iou(
     Cost: one pass; memory for the result only, nothing but the boxes is kept for the backward pass, which computes
     pairs anew and adds in a fixed order: the same bits in every run and on every device.
     """
-    return _pairwise(boxes1, boxes2, Rules("iou", fmt, float(eps), eps_union, "none", eps_sides))
+    return _pairwise(boxes1, boxes2, Rules("iou", fmt, real("box_iou", "eps", eps), eps_union, "none", eps_sides))
 
 
 def generalized_box_iou(
@@ -61,7 +62,8 @@ def generalized_box_iou(
     Returns:
         (..., M, N) float32 or float64; 0 for pairs with a box that is not finite.
     """
-    return _pairwise(boxes1, boxes2, Rules("giou", fmt, float(eps), eps_union, eps_enclosing, eps_sides))
+    eps = real("generalized_box_iou", "eps", eps)
+    return _pairwise(boxes1, boxes2, Rules("giou", fmt, eps, eps_union, eps_enclosing, eps_sides))
 
 
 def distance_box_iou(
@@ -83,7 +85,8 @@ def distance_box_iou(
     Returns:
         (..., M, N) float32 or float64 in (-1, 1]; 0 for pairs with a box that is not finite.
     """
-    return _pairwise(boxes1, boxes2, Rules("diou", fmt, float(eps), eps_union, eps_enclosing, eps_sides))
+    eps = real("distance_box_iou", "eps", eps)
+    return _pairwise(boxes1, boxes2, Rules("diou", fmt, eps, eps_union, eps_enclosing, eps_sides))
 
 
 def complete_box_iou(
@@ -110,9 +113,9 @@ def complete_box_iou(
     Returns:
         (..., M, N) float32 or float64 in (-2, 1]; 0 for pairs with a box that is not finite.
     """
-    return _pairwise(
-        boxes1, boxes2, Rules("ciou", fmt, float(eps), eps_union, eps_enclosing, eps_sides, 0.0, detach_alpha)
-    )
+    eps = real("complete_box_iou", "eps", eps)
+    rules = Rules("ciou", fmt, eps, eps_union, eps_enclosing, eps_sides, 0.0, bool(detach_alpha))
+    return _pairwise(boxes1, boxes2, rules)
 
 
 def probabilistic_box_iou(boxes1: Any, boxes2: Any, *, eps: float = 1e-7, variance_eps: float = 0.0) -> Any:
@@ -136,9 +139,8 @@ def probabilistic_box_iou(boxes1: Any, boxes2: Any, *, eps: float = 1e-7, varian
     Raises:
         ValueError: shapes do not agree, eps or variance_eps negative. TypeError: dtype not listed.
     """
-    return _pairwise(
-        boxes1, boxes2, Rules("probiou", "cxcywha", float(eps), "none", "none", "none", float(variance_eps))
-    )
+    eps, variance_eps = reals("probabilistic_box_iou", eps=eps, variance_eps=variance_eps)
+    return _pairwise(boxes1, boxes2, Rules("probiou", "cxcywha", eps, "none", "none", "none", variance_eps))
 
 
 def _pairwise(boxes1: Any, boxes2: Any, rules: Rules) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastdet import _core
+from fastdet.ops._attributes import reals
 from fastdet.ops._backend import Op
 from fastdet.ops._iou import RULES_SCHEMA, Rules, arithmetic, similarity
 
@@ -64,10 +65,11 @@ def box_iou_loss(
     Example:
         >>> loss = box_iou_loss(pred, target, "ciou", eps_sides="height", weight=scores, reduction="sum") / scores.sum()
     """
+    eps, variance_eps = reals("box_iou_loss", eps=eps, variance_eps=variance_eps)
     if kind == "probiou":
-        rules = Rules(kind, "cxcywha", float(eps), "none", "none", "none", float(variance_eps))
+        rules = Rules(kind, "cxcywha", eps, "none", "none", "none", variance_eps)
     else:
-        rules = Rules(kind, fmt, float(eps), eps_union, eps_enclosing, eps_sides, float(variance_eps), detach_alpha)
+        rules = Rules(kind, fmt, eps, eps_union, eps_enclosing, eps_sides, variance_eps, bool(detach_alpha))
     if getattr(weight, "requires_grad", False):
         raise ValueError("box_iou_loss: weight must not require a gradient, got one that does; pass weight.detach()")
     lead = tuple(getattr(pred, "shape", ()))[:-1]

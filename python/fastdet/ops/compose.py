@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastdet import _core
+from fastdet.ops._attributes import real
 from fastdet.ops._backend import Op, current_backend
 from fastdet.ops._compose_rules import apply_hsv, blend_layers, inverse_map, inverse_numbers, warp
 
@@ -316,7 +317,7 @@ def _fill(fill: Any) -> tuple[int, ...]:
 
 
 def _share(blend: Any) -> float:
-    share = float(blend)
+    share = real("compose", "blend", blend)
     if not 0 <= share <= 1:
         raise ValueError(f"compose: blend must be in [0, 1], got {blend!r}")
     return share

@@ -43,7 +43,8 @@ class HeadFormat:
             (YOLOv7).
 
     Raises:
-        ValueError: unknown kind; strides, anchors or image_size missing or of another number than levels.
+        ValueError: unknown kind; strides, anchors or image_size missing or of another number than levels; levels with
+        different numbers of anchors. TypeError: no number. Values are looked at by the operators.
     """
 
     kind: str
@@ -60,15 +61,20 @@ class HeadFormat:
             if self.image_size is None:
                 raise ValueError("HeadFormat: image_size must be (height, width) for kind 'cxcywh', got None")
             object.__setattr__(self, "strides", (1.0,))
+        strides = _numbers("strides", self.strides)
         if self.kind == "anchors" and len(self.anchors) != len(self.strides):
             raise ValueError(
                 f"HeadFormat: anchors must have one entry for each of the {len(self.strides)} strides, "
                 f"got {len(self.anchors)}"
             )
-        flat = tuple(float(v) for level in self.anchors for anchor in level for v in anchor)
-        size = () if self.image_size is None else tuple(float(v) for v in self.image_size)
-        strides = [float(s) for s in self.strides]
-        object.__setattr__(self, "_arguments", (self.kind, strides, list(flat), float(self.offset), list(size)))
+        if any(len(level) != len(self.anchors[0]) or any(np.shape(a) != (2,) for a in level) for level in self.anchors):
+            raise ValueError(
+                f"HeadFormat: anchors must be as many (width, height) on each level, got {self.anchors!r:.200}"
+            )
+        flat = _numbers("anchors", [v for level in self.anchors for anchor in level for v in anchor])
+        size = [] if self.image_size is None else _numbers("image_size", self.image_size)
+        offset = real("HeadFormat", "offset", self.offset)
+        object.__setattr__(self, "_arguments", (self.kind, strides, flat, offset, size))
 
     def arguments(self) -> tuple[Any, ...]:
         """The description as the operators take it: kind, strides, anchors, offset, image size."""
@@ -84,9 +90,11 @@ class HeadFormat:
             num_classes: C.
 
         Raises:
-            ValueError: the channels do not fit.
+            ValueError: the channels do not fit. TypeError: one array instead of a list of them.
         """
         logits, codes = [], []
+        if hasattr(maps, "shape"):
+            raise TypeError(f"split: maps must be a list of one array for each level, got one of {tuple(maps.shape)}")
         for i, level in enumerate(maps):
             if self.kind == "anchors":
                 priors = len(self.anchors[i])
@@ -106,6 +114,18 @@ class HeadFormat:
             codes.append(level[:, :box_channels])
             logits.append(level[:, box_channels:])
         return logits, codes
+
+
+def _numbers(name: str, values: Any) -> list[float]:
+    if isinstance(values, str) or not hasattr(values, "__iter__"):
+        raise TypeError(f"HeadFormat: {name} must be a list of numbers, got {values!r}")
+    return [real("HeadFormat", name, value) for value in values]
+
+
+def _arguments(op: str, head: Any) -> tuple[Any, ...]:
+    if not isinstance(head, HeadFormat):
+        raise TypeError(f"{op}: head must be a HeadFormat, got {type(head).__name__}")
+    return head.arguments()
 
 
 def decode_boxes(logits: Sequence[Any], codes: Sequence[Any], head: HeadFormat) -> Decoded:
@@ -141,7 +161,7 @@ def decode_boxes(logits: Sequence[Any], codes: Sequence[Any], head: HeadFormat) 
 
     Cost: every map is read once. Computed in float32 whatever the maps are; same bits on every backend.
     """
-    return Decoded(*DECODE_BOXES(list(logits), list(codes), *head.arguments()))
+    return Decoded(*DECODE_BOXES(list(logits), list(codes), *_arguments("decode_boxes", head)))
 
 
 def decode_candidates(
@@ -183,7 +203,7 @@ def decode_candidates(
         whole(op, "max_candidates", max_candidates),
         bool(multi_label),
     )
-    return Kept(*DECODE_CANDIDATES(list(logits), list(codes), *head.arguments(), *arguments))
+    return Kept(*DECODE_CANDIDATES(list(logits), list(codes), *_arguments("decode_candidates", head), *arguments))
 
 
 def detect(
@@ -221,7 +241,7 @@ def detect(
     """
     arguments = kept_numbers("detect", score_threshold, iou_threshold, max_det, max_candidates)
     flags = (bool(class_agnostic), bool(multi_label))
-    return Kept(*DETECT(list(logits), list(codes), *head.arguments(), *arguments, *flags))
+    return Kept(*DETECT(list(logits), list(codes), *_arguments("detect", head), *arguments, *flags))
 
 
 def decode_boxes_reference(

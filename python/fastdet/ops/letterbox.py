@@ -457,6 +457,8 @@ def _empty_batch(size: tuple[int, int], attributes: tuple[Any, ...]) -> np.ndarr
 
 
 def _as_float(boxes: Any, name: str) -> Any:
+    if hasattr(boxes, "boxes"):
+        raise TypeError(f"{name}: boxes must be an array (..., 4), got {type(boxes).__name__}; pass its .boxes")
     shape = tuple(boxes.shape) if hasattr(boxes, "shape") else np.shape(boxes)
     if len(shape) < 1 or shape[-1] != 4:
         raise ValueError(f"{name}: boxes must be (..., 4), got {shape}")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastdet import _core
+from fastdet.ops._attributes import real, whole
 from fastdet.ops._backend import Op, kept_inputs
 
 METHODS = ("default", "discrete")
@@ -112,7 +113,8 @@ def ms_deform_attn_fused(
     points_of = _num_points("ms_deform_attn_fused", num_points, spatial_shapes, logits)
     arrays = (value, spatial_shapes, level_start_index, reference_points, offsets, logits)
     discrete = _discrete("ms_deform_attn_fused", method)
-    return MS_DEFORM_ATTN_FUSED(*arrays, points_of, float(offset_scale), discrete, bool(deterministic))
+    scale = real("ms_deform_attn_fused", "offset_scale", offset_scale)
+    return MS_DEFORM_ATTN_FUSED(*arrays, points_of, scale, discrete, bool(deterministic))
 
 
 def ms_deform_attn_backward(
@@ -166,13 +168,14 @@ def ms_deform_attn_fused_backward(
     op = "ms_deform_attn_fused_backward"
     points_of = _num_points(op, num_points, spatial_shapes, logits)
     arrays = (grad_out, value, spatial_shapes, level_start_index, reference_points, offsets, logits)
-    attributes = (float(offset_scale), _discrete(op, method), bool(deterministic), [bool(w) for w in wanted])
+    scale = real(op, "offset_scale", offset_scale)
+    attributes = (scale, _discrete(op, method), bool(deterministic), [bool(w) for w in wanted])
     return MS_DEFORM_ATTN_FUSED_BACKWARD(*arrays, points_of, *attributes)
 
 
 def _num_points(op: str, num_points: Sequence[int] | None, shapes: Any, weights: Any) -> list[int]:
     if num_points is not None:
-        return [int(n) for n in num_points]
+        return [whole(op, "num_points", n) for n in num_points]
     if getattr(shapes, "ndim", 0) != 2 or getattr(weights, "ndim", 0) != 4:
         raise ValueError(
             f"{op}: num_points can be left out for spatial_shapes (L, 2) and weights (B, Q, M, T), got "

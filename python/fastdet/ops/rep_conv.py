@@ -12,6 +12,7 @@ import numpy as np
 
 from fastdet import _core
 from fastdet.ops import _backend
+from fastdet.ops._attributes import whole
 from fastdet.ops._backend import Op, kept_inputs
 
 ACTIVATIONS = ("none", "relu", "silu", "leaky_relu")
@@ -365,16 +366,17 @@ def _wide(x: np.ndarray) -> type[np.floating[Any]]:
 def _attributes(
     stride: int | Sequence[int], padding: int | Sequence[int], groups: int, activation: str
 ) -> tuple[tuple[int, int], tuple[int, int], int, str]:
-    return _pair("stride", stride), _pair("padding", padding), int(groups), _activation("rep_conv2d", activation)
+    count = whole("rep_conv2d", "groups", groups)
+    return _pair("stride", stride), _pair("padding", padding), count, _activation("rep_conv2d", activation)
 
 
 def _pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
     if isinstance(value, int):
         return value, value
-    values = tuple(value)
+    values = tuple(value) if hasattr(value, "__iter__") else (value, value)
     if len(values) != 2:
         raise ValueError(f"rep_conv2d: {name} must be one number or two, got {values}")
-    return int(values[0]), int(values[1])
+    return whole("rep_conv2d", name, values[0]), whole("rep_conv2d", name, values[1])
 
 
 def _activation(op: str, name: str) -> str:

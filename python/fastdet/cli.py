@@ -67,7 +67,8 @@ def _guarded(name: str, words: list[str]) -> int:
     except (ArithmeticError, ImportError, OSError, RuntimeError, ValueError) as error:
         if os.environ.get("FASTDET_TRACEBACK"):
             raise
-        _say(f"fastdet {name}: {_one_line(error)}")
+        reason = _one_line(error).removeprefix(f"{name}: ")
+        _say(f"fastdet {name}: {reason}")
         return 1
     finally:
         if previous is not None:

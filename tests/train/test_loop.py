@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from fastdet.data.dataset import DataError
 from fastdet.train import TrainConfig, train
+from fastdet.train.loop import alone_in
 from fastdet.train.state import newest_checkpoint
 
 pytest.importorskip("pycocotools")
@@ -148,6 +149,18 @@ def test_refusals(shapes, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RuntimeError, match="cannot be written"):
         train(replace(good, output=str(tmp_path / "file")))
+
+
+def test_two_trainings_do_not_share_a_folder(shapes, tmp_path):
+    save = tmp_path / ".checkpoint.1234.part"  # of the other one, at work
+    save.write_bytes(b"half")
+    with alone_in(tmp_path), pytest.raises(RuntimeError, match="is in use by another training"):
+        train(config(shapes, tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == [save.name]
+    with pytest.raises(ValueError, match="above the 8"):  # the folder is free again, also after an error
+        train(config(shapes, tmp_path, batch_size=9))
+    with alone_in(tmp_path):
+        pass
 
 
 def test_excluded_pictures_are_not_used(shapes, tmp_path):

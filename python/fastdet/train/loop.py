@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -61,17 +63,17 @@ def train(config: TrainConfig, on_step: Callable[[int, dict[str, float]], None] 
         DataError: a data set file cannot be used. FloatingPointError: the loss is not finite; names the pictures.
         ValueError: the settings contradict each other or the training to resume. RuntimeError: cannot write.
     """
-    folder = prepare_output(Path(config.output), config.resume)
-    augmentation = config.augmentation()
-    polygons = isinstance(augmentation, Recipe) and augmentation.copy_paste > 0
-    train_set = _without(_open(config, config.train_split, config.train_annotations, polygons), config.exclude)
-    val_set = _open(config, config.val_split, config.val_annotations, polygons=False)
-    if train_set.names != val_set.names:
-        raise ValueError(f"train: classes differ: {train_set.names} to train on, {val_set.names} to choose on")
-    if len(train_set) < config.batch_size:
-        raise ValueError(f"train: batch_size {config.batch_size} is above the {len(train_set)} training pictures")
-    val_cache = PictureCache(val_set.pictures)
     with reproducible(config), contextlib.ExitStack() as open_until_done:
+        folder = prepare_output(Path(config.output), config.resume, open_until_done)
+        augmentation = config.augmentation()
+        polygons = isinstance(augmentation, Recipe) and augmentation.copy_paste > 0
+        train_set = _without(_open(config, config.train_split, config.train_annotations, polygons), config.exclude)
+        val_set = _open(config, config.val_split, config.val_annotations, polygons=False)
+        if train_set.names != val_set.names:
+            raise ValueError(f"train: classes differ: {train_set.names} to train on, {val_set.names} to choose on")
+        if len(train_set) < config.batch_size:
+            raise ValueError(f"train: batch_size {config.batch_size} is above the {len(train_set)} training pictures")
+        val_cache = PictureCache(val_set.pictures)
         spec = models.spec(config.model)
         size = config.input_size or spec.input_size
         spec = dataclasses.replace(spec, input_size=size)
@@ -210,10 +212,14 @@ def to_tensors(batch: Batch, module: DetectionModel, device: str) -> tuple[torch
     return images, Targets(boxes, [torch.from_numpy(each) for each in batch.labels])
 
 
-def prepare_output(folder: Path, resume: bool) -> Path:
-    """Make the output folder, check that it can be written and holds no other training. Raises RuntimeError."""
+def prepare_output(folder: Path, resume: bool, held: contextlib.ExitStack) -> Path:
+    """Make the output folder, check that it can be written and holds no other training, and keep others out of it.
+
+    Raises RuntimeError where it cannot be written or another process trains into it, ValueError where one has.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        held.enter_context(alone_in(folder))
         for leftover in folder.glob(".*.part"):  # of a save that was killed
             leftover.unlink()
         probe = folder / ".probe.part"
@@ -224,6 +230,22 @@ def prepare_output(folder: Path, resume: bool) -> Path:
     if not resume and newest_checkpoint(folder) is not None:
         raise ValueError(f"train: output {folder} already holds a training; set resume, or choose another folder")
     return folder
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold ``folder`` against other trainings; leaves no file. Raises RuntimeError where another one holds it."""
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeError(f"train: output {folder} is in use by another training; choose another folder") from None
+        except OSError as error:  # some network file systems lock no folders
+            log.debug("%s is not locked: %s", folder, error)
+        yield
+    finally:
+        os.close(place)
 
 
 @contextlib.contextmanager

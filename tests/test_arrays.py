@@ -92,6 +92,35 @@ def test_zero_sizes(shape, package):
     assert not np.asarray(result.count).any()
 
 
+def negated(a):
+    """The same numbers, in memory with the other sign."""
+    view = torch.complex(torch.zeros_like(a), -a).conj().imag
+    assert view.is_neg() and torch.equal(view, a)
+    return view
+
+
+def test_negated_views():
+    """torch keeps the sign of ``z.conj().imag`` beside the memory, which a reader of memory does not see."""
+    boxes, scores = torch.from_numpy(BOXES), torch.from_numpy(SCORES)
+    for arguments in ((boxes, negated(scores)), (negated(boxes), scores), (negated(boxes), negated(scores))):
+        assert torch.equal(ops.nms(*arguments, 0.5), ops.nms(boxes, scores, 0.5))
+        got, want = (batch(b[None], s[None, :, None]) for b, s in (arguments, (boxes, scores)))
+        assert all(torch.equal(a, b) for a, b in zip(got, want))
+    gradients = []
+    for first in (boxes.clone(), negated(boxes)):
+        first.requires_grad_()
+        ops.generalized_box_iou(first, negated(boxes[:2])).sum().backward()
+        gradients.append(first.grad)
+    assert torch.equal(*gradients)
+    x, weight, bias = torch.randn(1, 64, 40, 40), torch.randn(64, 64, 3, 3), torch.randn(64)
+    want = ops.rep_conv2d(x, weight, bias, padding=1)
+    assert torch.equal(ops.rep_conv2d(negated(x), negated(weight), negated(bias), padding=1), want)
+    head = ops.HeadFormat("dfl", strides=(8,))
+    logits, codes = torch.randn(1, 2, 3, 4), torch.randn(1, 8, 3, 4)
+    got, want = ops.decode_boxes([negated(logits)], [negated(codes)], head), ops.decode_boxes([logits], [codes], head)
+    assert all(torch.equal(a, b) for a, b in zip(got, want))
+
+
 def test_numpy_scalar_and_sequence_are_no_arrays():
     for wrong in (BOXES.tolist(), 3.0, None, "boxes", memoryview(BOXES)):
         with pytest.raises(TypeError, match=r"^nms: boxes must be an array .*, got \w+$"):

@@ -69,18 +69,19 @@ class Bridge:
     @staticmethod
     def concerns(args: tuple[Any, ...]) -> bool:
         """Whether a call has to go through the dispatcher: something is watching (compile, export, modes, gradients, a
-        subclass, the meta device). A call on plain tensors does not, and saves some microseconds."""
+        subclass, the meta device), or a view's memory holds the numbers negated (``z.conj().imag``). A call on plain
+        tensors does not, and saves some microseconds."""
         if torch.compiler.is_compiling():
             return _any_tensor(args)
         watched, grad = being_watched(), torch.is_grad_enabled()
         for a in args:
             if isinstance(a, torch.Tensor):
-                if watched or type(a) not in PLAIN or (grad and a.requires_grad) or a.is_meta:
+                if watched or type(a) not in PLAIN or (grad and a.requires_grad) or a.is_meta or a.is_neg():
                     return True
             elif isinstance(a, (list, tuple)):
                 for x in a:
                     if isinstance(x, torch.Tensor) and (
-                        watched or type(x) not in PLAIN or (grad and x.requires_grad) or x.is_meta
+                        watched or type(x) not in PLAIN or (grad and x.requires_grad) or x.is_meta or x.is_neg()
                     ):
                         return True
         return False
@@ -114,7 +115,8 @@ def _plain_gradients(args: tuple[Any, ...]) -> bool:
     if torch.compiler.is_compiling() or being_watched():
         return False
     lists = any(isinstance(a, (list, tuple)) and _any_tensor((a,)) for a in args)
-    return not lists and all(type(a) in PLAIN and not a.is_meta for a in args if isinstance(a, torch.Tensor))
+    tensors = [a for a in args if isinstance(a, torch.Tensor)]
+    return not lists and all(type(a) in PLAIN and not a.is_meta and not a.is_neg() for a in tensors)
 
 
 @functools.cache

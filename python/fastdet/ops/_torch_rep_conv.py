@@ -240,7 +240,7 @@ def quick(
     for a in (x, weight, bias, residual):
         if a is None:
             kinds.append(None)
-        elif type(a) not in PLAIN or not a.is_cpu:
+        elif type(a) not in PLAIN or not a.is_cpu or a.is_neg():
             return None
         else:
             kinds.append((a.shape, a.dtype))

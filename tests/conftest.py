@@ -7,9 +7,15 @@ import os
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "native"))
+
+
+# How long an example takes says nothing on a machine that others use, too.
+hypothesis.settings.register_profile("untimed", parent=hypothesis.settings.default, deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -263,7 +263,9 @@ def pictures() -> dict[str, tuple[bytes, bool]]:
             found[f"jpeg exif {value} {extra}"] = (encoded("JPEG", exif=exif(value, extra)), True)
     found["jpeg exif 0"] = (encoded("JPEG", exif=exif(0)), False)
     found["jpeg exif 9"] = (encoded("JPEG", exif=exif(9)), False)
-    found["jpeg xmp"] = (encoded("JPEG", xmp=b'<x tiff:Orientation="6"/>'), False)
+    xmp = b'http://ns.adobe.com/xap/1.0/\0<x tiff:Orientation="6"/>'
+    plain = encoded("JPEG")
+    found["jpeg xmp"] = (plain[:2] + b"\xff\xe1" + (len(xmp) + 2).to_bytes(2, "big") + xmp + plain[2:], False)
     for mode in ("RGB", "L", "P", "1", "RGBA", "LA", "I;16"):
         found[f"png {mode}"] = (encoded("PNG", mode), True)
     found["png exif"] = (encoded("PNG", exif=exif(6)), False)

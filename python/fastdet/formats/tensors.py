@@ -189,7 +189,7 @@ def _widened(bits: np.ndarray, dtype: str) -> np.ndarray:
     """Numbers that NumPy has not, as float32, exactly."""
     if dtype == "bfloat16":
         wide = bits.astype(np.uint32)
-        wide <<= 16
+        np.left_shift(wide, np.uint32(16), out=wide)  # NumPy 1 makes int64 of a single number and a plain 16
         return wide.view(np.float32)
     return _float8_values(dtype)[bits]
 

@@ -313,6 +313,7 @@ WRONG = [
     ({"pred": PRED.astype(np.int64)}, TypeError, "pred must be float32, float16, bfloat16 or float64, got int64"),
     ({"pred": PRED.tolist()}, TypeError, "pred must be an array .* got list"),
     ({"weight": WEIGHT[:3]}, ValueError, r"weight must be \(7,\), got \(3,\)"),
+    ({"pred": PRED[None], "target": TARGET[None], "weight": 0.5}, ValueError, r"weight must be \(1, 7\), got 0.5"),
     ({"weight": torch.ones(7, requires_grad=True)}, ValueError, "weight must not require a gradient"),
     ({"kind": "siou"}, ValueError, "kind must be one of iou, giou, diou, ciou, probiou, got siou"),
     ({"kind": "probiou"}, ValueError, r"pred must be \(N, 5\)"),

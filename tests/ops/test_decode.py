@@ -384,6 +384,7 @@ WRONG = [
     ((LOGITS[:2], CODES, HEAD), ValueError, "codes must have the 2 levels of logits, got 3"),
     ((LOGITS[:2], CODES[:2], HEAD), ValueError, "strides must have one number for each of the 2 levels, got 3"),
     (([], [], HEAD), ValueError, "logits must have at least one level"),
+    ((LOGITS, CODES, "dfl"), TypeError, "head must be a HeadFormat, got str"),
     (
         (LOGITS, [CODES[0], CODES[0], CODES[2]], HEAD),
         ValueError,
@@ -445,6 +446,10 @@ def test_wrong_options(options, message):
         ({"kind": "boxes"}, "kind must be one of dfl, distance, anchors, cxcywh, got 'boxes'"),
         ({"kind": "cxcywh"}, "image_size must be"),
         ({"kind": "anchors"}, "anchors must have one entry for each of the 3 strides, got 0"),
+        ({"kind": "anchors", "strides": (8,), "anchors": ((1, 2),)}, "anchors must be as many .* on each level"),
+        ({"kind": "anchors", "strides": (8,), "anchors": (((1, 2, 3),),)}, r"anchors must be .*, got \(\(\(1, 2, 3\)"),
+        ({"kind": "anchors", "strides": (8,), "anchors": (7,)}, r"anchors must be .*, got \(7,\)"),
+        ({"kind": "cxcywh", "image_size": (1, 2, 3)}, r"image_size must be \(height, width\), got \(1, 2, 3\)"),
     ],
 )
 def test_wrong_descriptions(words, message):
@@ -453,4 +458,6 @@ def test_wrong_descriptions(words, message):
     with pytest.raises(ValueError, match=r"split: maps\[0\] must be"):
         HEAD.split([LOGITS[0]], 80)
     with pytest.raises(ValueError, match=r"split: maps\[0\] must be"):
-        head_of("anchors", LEVELS).split([LOGITS[0]], 80)
+        head_of("anchors", LEVELS).split([LOGITS[0]] * len(LEVELS), 80)
+    with pytest.raises(ValueError, match=f"split: maps must be one array for each of {len(LEVELS)} levels, got 9"):
+        head_of("anchors", LEVELS).split([LOGITS[0]] * 9, 80)

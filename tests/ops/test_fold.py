@@ -223,6 +223,7 @@ WRONG = [
     (lambda: ops.fold_conv_bn(W.astype(int), None, V, V, V, V, 1e-3), TypeError, "weight must be .* got int64"),
     (lambda: ops.fold_conv_bn(torch.ones(4, 2, dtype=torch.int8), None, V, V, V, V, 1e-3), TypeError, "got torch.int8"),
     (lambda: ops.fold_rep_conv([]), ValueError, "at least one convolution, got 0 branches"),
+    (lambda: ops.fold_rep_conv([(W, None)]), TypeError, r"branches\[0\] must be a RepBranch, got tuple"),
     (lambda: ops.fold_rep_conv([RepBranch()]), ValueError, "at least one convolution, got 1 branches"),
     (lambda: ops.fold_rep_conv([RepBranch(W), RepBranch(W[:2])]), ValueError, r"\(4, 2, kh, kw\) like the first"),
     (lambda: ops.fold_rep_conv([RepBranch(W), RepBranch(W[..., :2])]), ValueError, "common centre"),

@@ -108,8 +108,6 @@ def of(op):
         *zero_sizes(one, sizes),
         one("no-pixels", maps=((0, 0), (0, 3), (4, 0))),
         one("no-levels", maps=()),
-    ]
-    more = [
         one("head-48", seed=9, channels=48, heads=1, queries=2),
         one("head-1", seed=10, channels=1),
         one("one-level", seed=11, maps=((7, 9),), ragged=(5,)),
@@ -117,34 +115,25 @@ def of(op):
         one("level-without-points", seed=13, ragged=(3, 0, 2)),
         one("many-samples", seed=14, ragged=(17, 1, 15), queries=1, integers=np.int32),
         one("one-query", seed=15, batch=1, queries=1, heads=1, maps=((1, 1),)),
+        one("discrete-ragged", seed=19, channels=7, ragged=(1, 4, 2), discrete=True, integers=np.int32),
+        one("lines", seed=20, channels=24, maps=((1, 9), (11, 1))),
     ]
     if op in (FUSED, FUSED_BACKWARD):
-        more += [
+        cases += [
             one("points", seed=16, reference=2, channels=16),
             one("points-per-level", seed=17, reference=2, levels_of_reference=3, ragged=(2, 1, 4)),
             one("boxes-per-level", seed=18, levels_of_reference=3, channels=32),
         ]
-    return cases, more
+    return cases
 
 
-HOST = [v for v in (*VARIANTS, *DOUBLE_VARIANTS) if not v.startswith("cuda")]
-CUDA = [v for v in (*VARIANTS, *DOUBLE_VARIANTS) if v.startswith("cuda")]
-CASES = [c for op in ALL for c in of(op)[0]]
-MORE = [c for op in ALL for c in of(op)[1]]
+CASES = [c for op in ALL for c in of(op)]
 
 
 @pytest.mark.parametrize("variant", (*VARIANTS, *DOUBLE_VARIANTS))
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_case(case, variant):
     check(case, variant)
-
-
-@pytest.mark.parametrize(("number", "case"), list(enumerate(MORE)), ids=map(str, MORE))
-def test_more(number, case):
-    """Further cases in some of the variants, which rotate so that all of them occur."""
-    for i in range(4):
-        check(case, HOST[(4 * number + i) % len(HOST)])
-        check(case, CUDA[(4 * number + i) % len(CUDA)])
 
 
 NAMES = ("plain", "discrete", "no-queries")
@@ -370,6 +359,10 @@ def test_wrong_attributes():
         ops.ms_deform_attn(*BASE[:5], num_points=(2, 2, 1))
     with pytest.raises(ValueError, match="num_points must not be negative"):
         ops.ms_deform_attn(*BASE[:5], num_points=(-1, 3, 4))
+    with pytest.raises(TypeError, match="num_points must be one number for each level, got 2"):
+        ops.ms_deform_attn(*BASE[:5], num_points=2)
+    with pytest.raises(TypeError, match=r"spatial_shapes must be an array \(L, 2\), got list"):
+        ops.ms_deform_attn(BASE[0], BASE[1].tolist(), *BASE[2:5])
     with pytest.raises(ValueError, match="num_points must be given"):
         ops.ms_deform_attn(*BASE[:3], BASE[3][:, :, :, :5], BASE[4][..., :5])
     with pytest.raises(ValueError, match="reference_points must be"):

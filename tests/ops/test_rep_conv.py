@@ -500,6 +500,16 @@ def test_wrong_arguments(change, error, message, kind):
         ops.rep_conv2d(**given)
 
 
+def test_wrong_kinds_of_array():
+    with pytest.raises(TypeError, match="rep_conv2d: weight must be a torch tensor like x, got ndarray"):
+        ops.rep_conv2d(torch.from_numpy(X), W)
+
+
+def test_numbers_of_numpy_as_attributes():
+    want = ops.rep_conv2d(X, W, B, stride=2, padding=1)
+    np.testing.assert_array_equal(ops.rep_conv2d(X, W, B, stride=np.int64(2), padding=np.int32(1)), want)
+
+
 def test_wrong_arguments_of_bias_act():
     with pytest.raises(ValueError, match=r"bias_act: bias must be \(4,\), got \(6,\)"):
         ops.bias_act(X, B)

@@ -240,7 +240,7 @@ WRONG = [
     ((A[:1], B), {}, ValueError, r"boxes2 must be \(1, N, 5\) for boxes1 \(1, 3, 5\), got \(2, 4, 5\)"),
     ((A, B.astype(np.float64)), {}, TypeError, "both be float64 or neither, got float32 and float64"),
     ((A, B.astype(np.int32)), {}, TypeError, "boxes2 must be float32, float16, bfloat16 or float64"),
-    ((A[0], B), {}, ValueError, "boxes1 must have 3 dimensions"),
+    ((A[0], B), {}, ValueError, "same leading dimensions"),
     ((A[None], B[:1, None]), {}, ValueError, "same leading dimensions"),
     (([[0, 0, 1, 1, 0]], B), {}, TypeError, "boxes1 must be an array .* got list"),
     ((A, B), {"aligned": True}, ValueError, "aligned boxes must be as many, got 3 and 4"),

@@ -164,6 +164,7 @@ WRONG = [
     ((LOGITS, BOXES), {"max_det": -1}, ValueError, "max_det must be at least 0, got -1"),
     ((LOGITS, BOXES), {"score_threshold": float("nan")}, ValueError, "score_threshold must be a number"),
     ((LOGITS, BOXES), {"box_format": "xywh"}, ValueError, "box_format must be xyxy or cxcywh, got 'xywh'"),
+    ((LOGITS, BOXES), {"image_size": 640}, ValueError, r"image_size must be \(height, width\), got 640"),
     ((LOGITS, BOXES), {"image_size": (1, 2, 3)}, ValueError, r"image_size must be \(height, width\)"),
     ((LOGITS, BOXES), {"image_size": np.ones((3, 2), np.float32)}, ValueError, "image_size must be"),
     ((LOGITS, BOXES), {"image_size": np.ones((2, 3), np.float32)}, ValueError, "image_size must be"),

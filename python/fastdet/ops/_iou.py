@@ -39,8 +39,11 @@ def arithmetic(*arrays: np.ndarray) -> list[np.ndarray]:
 def over_leading(op: str, call: Callable[[Any, Any], Any], boxes1: Any, boxes2: Any) -> Any:
     """``call`` on boxes (..., M, k), (..., N, k) as (B, M, k), (B, N, k); its result has their leading dimensions."""
     dims1, dims2 = len(getattr(boxes1, "shape", ())), len(getattr(boxes2, "shape", ()))
-    if dims1 != dims2 or dims1 in (0, 1, 3):  # nothing to flatten; the operator says what is wrong
-        return call(boxes1, boxes2)
+    if dims1 == dims2 == 3 or not (hasattr(boxes1, "shape") and hasattr(boxes2, "shape")):
+        return call(boxes1, boxes2)  # nothing to flatten; the operator says what is wrong
+    for name, boxes, letter in (("boxes1", boxes1, "M"), ("boxes2", boxes2, "N")):
+        if len(boxes.shape) < 2:
+            raise ValueError(f"{op}: {name} must be (..., {letter}, numbers of a box), got {tuple(boxes.shape)}")
     lead = tuple(boxes1.shape)[:-2]
     if tuple(boxes2.shape)[:-2] != lead:
         shapes = f"{tuple(boxes1.shape)} and {tuple(boxes2.shape)}"

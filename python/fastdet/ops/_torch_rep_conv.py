@@ -492,6 +492,8 @@ def _check_kinds(op: str, x: Tensor, **others: Tensor | None) -> None:
     if not x.is_floating_point():
         raise TypeError(f"{op}: x must be float32, float16, bfloat16 or float64, got {_name(x.dtype)}")
     for name, a in others.items():
+        if a is not None and not isinstance(a, Tensor):
+            raise TypeError(f"{op}: {name} must be a torch tensor like x, got {type(a).__name__}")
         if a is not None and a.dtype != x.dtype:
             raise TypeError(f"{op}: {name} must be {_name(x.dtype)} like x, got {_name(a.dtype)}")
         if a is not None and a.device != x.device:

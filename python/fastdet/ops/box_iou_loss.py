@@ -77,13 +77,14 @@ def box_iou_loss(
         if tuple(getattr(target, "shape", ())) != tuple(pred.shape):
             shapes = f"{tuple(pred.shape)} and {tuple(getattr(target, 'shape', ()))}"
             raise ValueError(f"box_iou_loss: pred and target must have the same shape, got {shapes}")
-        if weight is not None and tuple(weight.shape) != lead:
-            raise ValueError(f"box_iou_loss: weight must be {lead}, got {tuple(weight.shape)}")
+        if weight is not None and tuple(getattr(weight, "shape", ())) != lead:
+            got = tuple(weight.shape) if hasattr(weight, "shape") else repr(weight)
+            raise ValueError(f"box_iou_loss: weight must be {lead}, got {got}")
         count = 1
         for size in lead:
             count = count * size
         pred, target = (b.reshape((count, b.shape[-1])) for b in (pred, target))
-        weight = None if weight is None else weight.reshape((count,))
+        weight = weight.reshape((count,)) if hasattr(weight, "shape") else weight
     wants = [bool(getattr(b, "requires_grad", False)) for b in (pred, target)]
     loss = BOX_IOU_LOSS(pred, target, weight, *rules, reduction, *wants)[0]
     return loss if len(lead) == 1 or reduction != "none" else loss.reshape(lead)

@@ -62,17 +62,20 @@ class HeadFormat:
                 raise ValueError("HeadFormat: image_size must be (height, width) for kind 'cxcywh', got None")
             object.__setattr__(self, "strides", (1.0,))
         strides = _numbers("strides", self.strides)
-        if self.kind == "anchors" and len(self.anchors) != len(self.strides):
+        if self.kind == "anchors" and len(self.anchors) != len(strides):
             raise ValueError(
-                f"HeadFormat: anchors must have one entry for each of the {len(self.strides)} strides, "
+                f"HeadFormat: anchors must have one entry for each of the {len(strides)} strides, "
                 f"got {len(self.anchors)}"
             )
-        if any(len(level) != len(self.anchors[0]) or any(np.shape(a) != (2,) for a in level) for level in self.anchors):
+        counts = {len(level) if hasattr(level, "__len__") else -1 for level in self.anchors}
+        if len(counts) > 1 or -1 in counts or any(np.shape(a) != (2,) for level in self.anchors for a in level):
             raise ValueError(
                 f"HeadFormat: anchors must be as many (width, height) on each level, got {self.anchors!r:.200}"
             )
         flat = _numbers("anchors", [v for level in self.anchors for anchor in level for v in anchor])
         size = [] if self.image_size is None else _numbers("image_size", self.image_size)
+        if len(size) not in (0, 2):
+            raise ValueError(f"HeadFormat: image_size must be (height, width), got {self.image_size!r}")
         offset = real("HeadFormat", "offset", self.offset)
         object.__setattr__(self, "_arguments", (self.kind, strides, flat, offset, size))
 
@@ -95,6 +98,8 @@ class HeadFormat:
         logits, codes = [], []
         if hasattr(maps, "shape"):
             raise TypeError(f"split: maps must be a list of one array for each level, got one of {tuple(maps.shape)}")
+        if self.kind == "anchors" and len(maps) != len(self.anchors):
+            raise ValueError(f"split: maps must be one array for each of {len(self.anchors)} levels, got {len(maps)}")
         for i, level in enumerate(maps):
             if self.kind == "anchors":
                 priors = len(self.anchors[i])

@@ -83,6 +83,9 @@ def fold_rep_conv(
         >>> weight, bias = fold_rep_conv([RepBranch(w3, bn=bn), RepBranch(w1, bn=bn1), RepBranch(bn=bn0)])
     """
     op = "fold_rep_conv"
+    for i, branch in enumerate(branches):
+        if not isinstance(branch, RepBranch):
+            raise TypeError(f"{op}: branches[{i}] must be a RepBranch, got {type(branch).__name__}")
     convolutions = [branch.weight for branch in branches if branch.weight is not None]
     if not convolutions:
         raise ValueError(f"{op}: branches must hold at least one convolution, got {len(branches)} branches without")

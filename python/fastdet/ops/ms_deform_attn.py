@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -174,7 +174,11 @@ def ms_deform_attn_fused_backward(
 
 
 def _num_points(op: str, num_points: Sequence[int] | None, shapes: Any, weights: Any) -> list[int]:
+    if not hasattr(shapes, "shape"):
+        raise TypeError(f"{op}: spatial_shapes must be an array (L, 2), got {type(shapes).__name__}")
     if num_points is not None:
+        if not isinstance(num_points, Iterable):
+            raise TypeError(f"{op}: num_points must be one number for each level, got {num_points!r}")
         return [whole(op, "num_points", n) for n in num_points]
     if getattr(shapes, "ndim", 0) != 2 or getattr(weights, "ndim", 0) != 4:
         raise ValueError(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,7 @@ def topk_detections(
     threshold = -float("inf") if score_threshold is None else real(op, "score_threshold", score_threshold)
     sizes, height, width = image_size, 1.0, 1.0
     if image_size is not None and not hasattr(image_size, "ndim"):
-        if len(image_size) != 2:
+        if not isinstance(image_size, Sequence) or len(image_size) != 2:
             raise ValueError(f"topk_detections: image_size must be (height, width), got {image_size!r}")
         sizes, (height, width) = None, (real(op, "image_size", side) for side in image_size)
     format_flags = (box_format == "cxcywh", image_size is not None)

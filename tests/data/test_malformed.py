@@ -89,19 +89,20 @@ def test_label_files_that_are_no_text(tmp_path, data, reason):
         read_labels(tmp_path / "a.txt", 2)
 
 
-def test_a_million_lines(tmp_path):
+def test_a_million_lines(tmp_path, monkeypatch):
     path = tmp_path / "a.txt"
     path.write_text("".join(f"0 0.5 0.5 0.2 {0.000001 * i:.6f}\n" for i in range(100_002)))
     with pytest.raises(DataError, match="has more than 100000 boxes"):
         read_labels(path, 2)
-    path.write_text(GOOD * 100_000)
+    monkeypatch.setattr("fastdet.data.yolo.MAX_BOXES_PER_PICTURE", 1000)
+    path.write_text(GOOD * 1000)
     assert len(read_labels(path, 2)) == 1
     for line in (GOOD, "x\n"):  # lines that are equal, or wrong, and told one by one
         problems = []
-        path.write_text("\n" + GOOD + line * 100_000)
-        with pytest.raises(DataError, match="has more than 100000 boxes"):
+        path.write_text("\n" + GOOD + line * 1000)
+        with pytest.raises(DataError, match="has more than 1000 boxes"):
             read_labels(path, 2, report=problems.append)
-        assert len(problems) < 100_000
+        assert len(problems) < 1000
     with pytest.raises(DataError, match="no such file"):
         read_labels(tmp_path / "none.txt", 2)
     (tmp_path / "folder.txt").mkdir()

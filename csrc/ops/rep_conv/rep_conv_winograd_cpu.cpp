@@ -55,23 +55,12 @@ struct Scratch {
   std::unique_ptr<float[]> memory;
 };
 
-// The same, kept for later calls.
-class KeptScratch {
- public:
-  float* reserve(std::int64_t floats) {
-    if (floats > size_) {
-      scratch_.reset();
-      size_ = 0;
-      scratch_ = std::make_unique<Scratch>(floats);
-      size_ = floats;
-    }
-    return begin();
-  }
-  float* begin() const { return scratch_->begin(); }
-
- private:
-  std::unique_ptr<Scratch> scratch_;
-  std::int64_t size_ = 0;
+// Filters as a thread has transformed them for the call with this number.
+struct OwnFilters {
+  explicit OwnFilters(std::int64_t floats) : memory(floats), size(floats) {}
+  const Scratch memory;
+  const std::int64_t size;
+  std::uint64_t call = 0;
 };
 
 struct Job {
@@ -211,18 +200,21 @@ bool pixels_piece(const Job& job, const Piece& piece, float* windows) {
   return finite;
 }
 
-// The filters as this thread has transformed them for the call with this number. Where a few threads read what another has just
-// written, each line takes longer to come from the other's cache than to be computed again.
+// This thread's own filters. Where a few threads read what another has just written, each line takes longer to come from the
+// other's cache than to be computed again.
 const float* own_filters(const TensorView& weight, bool last, std::uint64_t call) {
-  thread_local KeptScratch memory;
-  thread_local std::uint64_t made_for = 0;
-  if (made_for != call) {
-    made_for = 0;
-    float* const filters = memory.reserve(winograd_packed_floats(weight, last));
-    winograd_pack(weight, last, filters);
-    made_for = call;
+  thread_local std::unique_ptr<OwnFilters> own;
+  const std::int64_t floats = winograd_packed_floats(weight, last);
+  if (own == nullptr || own->size < floats) {
+    own.reset();
+    own = std::make_unique<OwnFilters>(floats);
   }
-  return memory.begin();
+  if (own->call != call) {
+    own->call = 0;
+    winograd_pack(weight, last, own->memory.begin());
+    own->call = call;
+  }
+  return own->memory.begin();
 }
 
 }  // namespace

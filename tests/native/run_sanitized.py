@@ -34,18 +34,13 @@ SMALL = "(numpy-plain or numpy-strided or cuda-forward or cpu_graph or evaluatio
 SMALL += " and not large"
 # Without tracing by torch, which runs no other native code, and without the tests of size, which would take hours here.
 ALL = "not torch_library and not million_boxes and not all_equal_scores"
-# Asking for more memory than there is ends in an exception, as without sanitizers.
 OPTIONS = {
     "asan": {
         # The interpreter leaks by design. New memory is filled, so that a workspace used before it is written shows.
-        "ASAN_OPTIONS": "detect_leaks=0:max_malloc_fill_size=1000000000:malloc_fill_byte=205"
-        ":allocator_may_return_null=1:log_path={log}",
+        "ASAN_OPTIONS": "detect_leaks=0:max_malloc_fill_size=1000000000:malloc_fill_byte=205:log_path={log}",
         "UBSAN_OPTIONS": "print_stacktrace=1:log_path={log}",
     },
-    "tsan": {
-        "TSAN_OPTIONS": "atexit_sleep_ms=0:exitcode=66:second_deadlock_stack=1"
-        ":allocator_may_return_null=1:log_path={log}"
-    },
+    "tsan": {"TSAN_OPTIONS": "atexit_sleep_ms=0:exitcode=66:second_deadlock_stack=1:log_path={log}"},
 }
 LIBRARIES = {"asan": ("libasan.so", "libstdc++.so"), "tsan": ("libtsan.so",)}
 

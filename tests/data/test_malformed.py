@@ -181,6 +181,10 @@ XML = {
     "long value": ("<annotation><filename>" + "x" * 100_000 + "</filename></annotation>", "more than 4096 letters"),
     "no name": ("<annotation>\n<object>" + BOX.format(1, 9) + "</object></annotation>", ":2: the object has no <name>"),
     "no box": ("<annotation>\n\n<object><name>a</name></object></annotation>", ":3: the object has no <xmin>"),
+    "half a box": (
+        "<annotation><object><name>a</name><bndbox><xmin>~</xmin></bndbox></object></annotation>",
+        "the object has no <ymin>",
+    ),
     "word": ("<annotation><object><name>a</name>" + BOX.format("x", 9) + "</object></annotation>", "four numbers"),
     "NaN": ("<annotation><object><name>a</name>" + BOX.format("nan", 9) + "</object></annotation>", "finite"),
     "inverted": ("<annotation><object><name>a</name>" + BOX.format(30, 9) + "</object></annotation>", "inverted"),
@@ -251,7 +255,7 @@ PIECES = st.sampled_from([
     "<annotation>", "</annotation>", "<object>", "</object>", "<name>a</name>", BOX.format(1, 9), BOX.format(9, 1),
     "&lt;",     "<size><width>9</width><height>x</height></size>", "<!DOCTYPE a>", "<![CDATA[", "]]>",
     "<?xml version='1.0'?>",
-    "<a>",
+    "<a>", "<bndbox><xmin>~</xmin></bndbox>",
 ])  # fmt: skip
 
 

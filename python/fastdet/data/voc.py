@@ -151,10 +151,11 @@ def _object(line: int, values: dict[str, str]) -> VocObject:
     name = values.get("name", "")
     if not name:
         raise _Fault("class-unknown", "the object has no <name>")
+    missing = [side for side in SIDES if side not in values]
+    if missing:
+        raise _Fault("label-columns", f"the object has no <{missing[0]}>")
     try:
         x1, y1, x2, y2 = (float(values[side]) for side in SIDES)
-    except KeyError as error:
-        raise _Fault("label-columns", f"the object has no <{error.args[0]}>") from None
     except ValueError:
         written = " ".join(f"{values[side]:.20}" for side in SIDES)
         raise _Fault("label-number", f"the box must be four numbers, got {written!r}") from None

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -114,6 +115,7 @@ def test_gradients_on_torchs_threads():
     assert all(torch.equal(a, b) for each in found for a, b in zip(each, found[0], strict=True))
 
 
+@pytest.mark.skipif("libtsan" in os.environ.get("LD_PRELOAD", ""), reason="ThreadSanitizer ends forked children")
 def test_a_forked_child_computes_too():
     """Where the parent's threads are lost, torch's among them."""
     code = """
